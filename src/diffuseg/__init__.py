@@ -1,0 +1,1 @@
+"""diffuseg: text-to-image diffusion models as segmenters."""

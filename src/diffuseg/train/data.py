@@ -1,0 +1,127 @@
+"""The miniature's training set: rendered scenes and crops of them, with captions, in shards.
+
+Only images and captions are written: no mask reaches the training. (The world consults its own
+masks to know which things a crop still shows, as a person captioning the crop would.)
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image as PillowImage
+
+from diffuseg.files import atomic_path
+from diffuseg.train.recipe import MiniRecipe
+from diffuseg.world.captions import caption_things
+from diffuseg.world.scenes import CLASSES, Scene, Scenes
+
+CAPTIONS = 3  # phrasings kept for each picture; the last names only some of the objects
+_THING_SEEN = 0.35  # share of a thing's visible pixels that must be in the crop to be named
+_STUFF_SEEN = 0.08  # share of the crop a stuff region must cover to be named
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pictures:
+    """Pictures of one size with their phrasings."""
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    captions: list[tuple[str, ...]]
+
+
+def _captions(things: list, stuff: list[str], rng: np.random.Generator) -> tuple[str, ...]:
+    full = [caption_things(things, stuff, rng) for _ in range(CAPTIONS - 1)]
+    named = [*((thing, None) for thing in things), *((None, name) for name in stuff)]
+    kept = rng.permutation(len(named))[: rng.integers(1, len(named) + 1)]
+    part_things = [named[i][0] for i in kept if named[i][0] is not None]
+    part_stuff = [named[i][1] for i in kept if named[i][1] is not None]
+    return (*full, caption_things(part_things, part_stuff, rng))
+
+
+def crop_scene(
+    scene: Scene, rng: np.random.Generator, *, side: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[str, ...]]:
+    """A random square crop (half to all of the shorter side), shrunk to `side`, with captions."""
+    height, width = scene.labels.shape
+    short = min(height, width)
+    extent = int(rng.integers(short // 2, short + 1))
+    top = int(rng.integers(0, height - extent + 1))
+    left = int(rng.integers(0, width - extent + 1))
+    window = np.s_[top : top + extent, left : left + extent]
+    instances, labels = scene.instances[window], scene.labels[window]
+    whole = np.bincount(scene.instances.ravel(), minlength=len(scene.things) + 1)
+    seen = np.bincount(instances.ravel(), minlength=len(scene.things) + 1)
+    things = [
+        thing
+        for position, thing in enumerate(scene.things, start=1)
+        if seen[position] >= _THING_SEEN * whole[position]
+    ]
+    areas = np.bincount(labels.ravel(), minlength=len(CLASSES))
+    stuff = [s for s in scene.stuff if areas[CLASSES.index(s)] >= _STUFF_SEEN * extent * extent]
+    if not things and not stuff:
+        stuff = [max(scene.stuff, key=lambda name: areas[CLASSES.index(name)])]
+    picture = PillowImage.fromarray(scene.image[window]).resize(
+        (side, side),
+        PillowImage.Resampling.BOX if extent > side else PillowImage.Resampling.BICUBIC,
+    )
+    return np.asarray(picture), _captions(things, stuff, rng)
+
+
+def _shard_path(folder: Path, kind: str, shard: int) -> Path:
+    return folder / f"{kind}-{shard:04d}.npz"
+
+
+def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
+    """Render one shard of scenes and crops unless it is there already; returns its number."""
+    if _shard_path(folder, "crops", shard).exists():
+        return shard
+    scenes = Scenes(split="train", seed=recipe.seed, hw=(recipe.size, recipe.size))
+    images, captions, crops, crop_captions = [], [], [], []
+    for index in range(shard * recipe.shard, min((shard + 1) * recipe.shard, recipe.scenes)):
+        scene = scenes[index]
+        rng = np.random.default_rng([recipe.seed, index])
+        images.append(scene.image)
+        captions.append(_captions(list(scene.things), list(scene.stuff), rng))
+        for _ in range(recipe.crops):
+            crop, phrases = crop_scene(scene, rng, side=recipe.crop_size)
+            crops.append(crop)
+            crop_captions.append(phrases)
+    for kind, pictures, phrases in (
+        ("scenes", images, captions),
+        ("crops", crops, crop_captions),  # written last: its presence marks the shard as done
+    ):
+        with atomic_path(_shard_path(folder, kind, shard)) as temporary, temporary.open("wb") as f:
+            np.savez(f, images=np.stack(pictures), captions=np.array(phrases))
+    return shard
+
+
+def render_pictures(
+    recipe: MiniRecipe, folder: Path, *, workers: int, progress: Progress | None = None
+) -> None:
+    """Render every missing shard into `folder`, in `workers` processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = range(-(-recipe.scenes // recipe.shard))
+    done = 0
+    with ProcessPoolExecutor(max_workers=workers) as pool:
+        jobs = [pool.submit(render_shard, recipe, folder, shard) for shard in shards]
+        for job in as_completed(jobs):
+            job.result()
+            done += 1
+            if progress is not None:
+                progress(done, len(shards))
+
+
+def load_pictures(folder: Path, kind: str, shards: Iterable[int] | None = None) -> Pictures:
+    """Read back shards of kind "scenes" or "crops", in order."""
+    paths = sorted(folder.glob(f"{kind}-*.npz"))
+    if shards is not None:
+        paths = [_shard_path(folder, kind, shard) for shard in shards]
+    images, captions = [], []
+    for path in paths:
+        with np.load(path) as file:
+            images.append(file["images"])
+            captions += [tuple(str(phrase) for phrase in row) for row in file["captions"]]
+    return Pictures(images=np.concatenate(images), captions=captions)

@@ -1,0 +1,124 @@
+"""Stage 1: the autoencoder, trained on small crops."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
+from diffuseg.train.data import Progress
+from diffuseg.train.log import TrainLog
+from diffuseg.train.recipe import MiniRecipe, VaeRecipe
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+_SAVE_EVERY = 500
+
+
+def build_vae(recipe: VaeRecipe, *, size: int) -> "AutoencoderKL":
+    """An untrained autoencoder of the recipe's shape."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=recipe.channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * len(recipe.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(recipe.channels),
+        mid_block_add_attention=False,
+        sample_size=size,
+    )
+
+
+def random_crops(
+    images: UInt8[np.ndarray, "n h w 3"], count: int, side: int, rng: np.random.Generator
+) -> Float[Tensor, "b 3 s s"]:
+    """`count` random crops in [-1, 1], mirrored half of the time."""
+    height, width = images.shape[1:3]
+    crops = np.empty((count, side, side, 3), np.uint8)
+    for row in range(count):
+        top = rng.integers(0, height - side + 1)
+        left = rng.integers(0, width - side + 1)
+        crop = images[rng.integers(len(images)), top : top + side, left : left + side]
+        crops[row] = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def train_vae(
+    recipe: MiniRecipe,
+    images: UInt8[np.ndarray, "n h w 3"],
+    work: Path,
+    *,
+    device: torch.device,
+    log: TrainLog,
+    progress: Progress | None = None,
+) -> "AutoencoderKL":
+    """Train (or resume) the autoencoder and set its scaling factor to unit latent variance."""
+    settings = recipe.vae
+    torch.manual_seed(recipe.seed)
+    vae = build_vae(settings, size=recipe.size).to(device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+    checkpoint = work / "vae.safetensors"
+    step = 0
+    if checkpoint.exists():
+        step = int(str(load_checkpoint(checkpoint, {"vae": vae}, optimizer)["step"]))
+    vae.train()
+    while step < settings.steps:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        noise = torch.Generator().manual_seed(step)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
+        images_in = random_crops(images, settings.batch, settings.crop, rng).to(device)
+        posterior = vae.encode(images_in).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(
+            posterior.mean.shape, generator=noise
+        ).to(device)
+        images_out = vae.decode(latents).sample
+        loss = functional.l1_loss(images_out, images_in) + functional.mse_loss(
+            images_out, images_in
+        )
+        loss = loss + settings.kl * posterior.kl().mean() / latents[0].numel()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        log.write("vae", step, loss=loss.item())
+        if progress is not None:
+            progress(step, settings.steps)
+        if step % _SAVE_EVERY == 0 or step == settings.steps:
+            save_checkpoint(checkpoint, {"vae": vae}, optimizer, {"step": step})
+    vae.eval().requires_grad_(False)
+    sample = torch.from_numpy(images[:64]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    spread = torch.cat([vae.encode(part.to(device)).latent_dist.mean for part in sample.split(8)])
+    vae.register_to_config(scaling_factor=round(1 / spread.std().item(), 5))
+    return vae
+
+
+@torch.inference_mode()
+def encode_pictures(
+    vae: "AutoencoderKL",
+    images: UInt8[np.ndarray, "n h w 3"],
+    *,
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> Float[Tensor, "n 2 4 h w"]:
+    """Scaled latent means of every picture and of its mirror image."""
+    rows = []
+    for start in range(0, len(images), batch):
+        part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2)
+        part = part.to(vae.device).float().div_(127.5).sub_(1)
+        both = torch.stack([part, part.flip(-1)], dim=1).flatten(0, 1)
+        latents = vae.encode(both).latent_dist.mean * vae.config["scaling_factor"]
+        rows.append(latents.unflatten(0, (-1, 2)).cpu())
+        if progress is not None:
+            progress(min(start + batch, len(images)), len(images))
+    return torch.cat(rows)
