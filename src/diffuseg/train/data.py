@@ -4,7 +4,8 @@ Only images and captions are written: no mask reaches the training. (The world c
 masks to know which things a crop still shows, as a person captioning the crop would.)
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from PIL import Image as PillowImage
 
 from diffuseg.files import atomic_path
 from diffuseg.train.recipe import MiniRecipe
-from diffuseg.world.captions import caption_things
-from diffuseg.world.scenes import CLASSES, Scene, Scenes
+from diffuseg.world.captions import Noun, caption_things
+from diffuseg.world.scenes import CLASSES, COLORS, Scene, Scenes
 
 CAPTIONS = 3  # phrasings kept for each picture; the last names only some of the objects
 _THING_SEEN = 0.35  # share of a thing's visible pixels that must be in the crop to be named
 _STUFF_SEEN = 0.08  # share of the crop a stuff region must cover to be named
+_NO_COLOR = 0.3  # share of phrasings without colours
+_COLORED = re.compile(rf"\ban? ({'|'.join(COLORS)}) ")
 Progress = Callable[[int, int], None]
 
 
@@ -32,13 +35,26 @@ class Pictures:
     captions: list[tuple[str, ...]]
 
 
-def _captions(things: list, stuff: list[str], rng: np.random.Generator) -> tuple[str, ...]:
-    full = [caption_things(things, stuff, rng) for _ in range(CAPTIONS - 1)]
-    named = [*((thing, None) for thing in things), *((None, name) for name in stuff)]
-    kept = rng.permutation(len(named))[: rng.integers(1, len(named) + 1)]
-    part_things = [named[i][0] for i in kept if named[i][0] is not None]
-    part_stuff = [named[i][1] for i in kept if named[i][1] is not None]
-    return (*full, caption_things(part_things, part_stuff, rng))
+def _captions(
+    things: Sequence[Noun], stuff: Sequence[str], rng: np.random.Generator
+) -> tuple[str, ...]:
+    kept = rng.permutation(len(things) + len(stuff))
+    kept = kept[: rng.integers(1, len(kept) + 1)]
+    part = (
+        [things[i] for i in kept if i < len(things)],
+        [stuff[i - len(things)] for i in kept if i >= len(things)],
+    )
+    phrases = [caption_things(things, stuff, rng) for _ in range(CAPTIONS - 1)]
+    phrases.append(caption_things(*part, rng))
+    return tuple(_plainer(phrase, rng) for phrase in phrases)
+
+
+def _plainer(phrase: str, rng: np.random.Generator) -> str:
+    """Now and then drop the colours ("a car") or the articles too ("car"), as class lists do."""
+    draw = rng.random()
+    if draw < _NO_COLOR:
+        phrase = _COLORED.sub("" if draw < _NO_COLOR / 2 else "a ", phrase)
+    return phrase
 
 
 def crop_scene(
@@ -55,7 +71,7 @@ def crop_scene(
     whole = np.bincount(scene.instances.ravel(), minlength=len(scene.things) + 1)
     seen = np.bincount(instances.ravel(), minlength=len(scene.things) + 1)
     things = [
-        thing
+        (thing.color, thing.kind)
         for position, thing in enumerate(scene.things, start=1)
         if seen[position] >= _THING_SEEN * whole[position]
     ]
@@ -83,8 +99,9 @@ def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
     for index in range(shard * recipe.shard, min((shard + 1) * recipe.shard, recipe.scenes)):
         scene = scenes[index]
         rng = np.random.default_rng([recipe.seed, index])
+        nouns = [(thing.color, thing.kind) for thing in scene.things]
         images.append(scene.image)
-        captions.append(_captions(list(scene.things), list(scene.stuff), rng))
+        captions.append(_captions(nouns, scene.stuff, rng))
         for _ in range(recipe.crops):
             crop, phrases = crop_scene(scene, rng, side=recipe.crop_size)
             crops.append(crop)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 class VaeRecipe:
     """The autoencoder: factor 8, 4 latent channels.
 
-    `batch` crops of `crop` pixels a step; AdamW with linear decay; loss L1 + L2 + `kl` x (KL per latent
-    value).
+    `batch` crops of `crop` pixels a step; AdamW, linear decay over the second half; loss L1 + L2 + `kl` x (KL per
+    latent value).
     """
 
     channels: tuple[int, ...] = (24, 32, 64, 96)
     crop: int = 64
     batch: int = 16
-    steps: int = 2400
+    steps: int = 3200
     learning_rate: float = 5e-4
     kl: float = 2e-3
 
@@ -79,7 +79,7 @@ class MiniRecipe:
 
     seed: int = 0
     size: int = 256
-    scenes: int = 12000
+    scenes: int = 8000
     crops: int = 2
     crop_size: int = 128
     shard: int = 500

@@ -75,7 +75,7 @@ def train_vae(
         rng = np.random.default_rng([recipe.seed, 1, step])
         noise = torch.Generator().manual_seed(step)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
+            group["lr"] = settings.learning_rate * min(1.0, 2 - 2 * step / settings.steps)
         images_in = random_crops(images, settings.batch, settings.crop, rng).to(device)
         posterior = vae.encode(images_in).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(

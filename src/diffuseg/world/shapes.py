@@ -7,12 +7,10 @@ not take its colour (trunk, wheels, stem).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
 
-from diffuseg.world.textures import Grid, Light
+from diffuseg.world.brush import Brush, disc, is_dark, oval, polygon, slab
 
 THINGS = (
     "ball",
@@ -28,20 +26,7 @@ THINGS = (
     "flower",
     "mushroom",
 )
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 
-UPRIGHT = frozenset({"tent", "house", "tree", "car", "flower", "mushroom"})
-
-_PAINT = {
-    "red": (0.86, 0.09, 0.10),
-    "orange": (0.98, 0.50, 0.04),
-    "yellow": (0.98, 0.87, 0.10),
-    "green": (0.08, 0.62, 0.20),
-    "blue": (0.10, 0.24, 0.86),
-    "purple": (0.55, 0.13, 0.72),
-    "white": (0.96, 0.96, 0.95),
-    "black": (0.085, 0.085, 0.095),
-}
 _BARK = np.array([0.44, 0.31, 0.21])
 _STEM = np.array([0.30, 0.46, 0.20])
 _CREAM = np.array([0.93, 0.88, 0.78])
@@ -50,227 +35,9 @@ _GLASS = np.array([0.72, 0.86, 0.93])
 _STEEL = np.array([0.74, 0.75, 0.77])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sprite:
-    """One thing as placed on the canvas.
-
-    Args:
-        kind: One of `THINGS`.
-        color: One of `COLORS`.
-        tint: Three draws in [0, 1] that move the colour within its name.
-        y: Row of the centre, canvas units (the image's shorter side is 256).
-        x: Column of the centre, canvas units.
-        size: Diameter, canvas units.
-        angle: Rotation in turns.
-        mirror: Whether left and right are swapped.
-        stretch: Width over height, about 1.
-        look: Four draws in [0, 1] that choose the variant (points, petals, roof, ...).
-    """
-
-    kind: str
-    color: str
-    tint: tuple[float, float, float]
-    y: float
-    x: float
-    size: float
-    angle: float
-    mirror: bool
-    stretch: float
-    look: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
-    """A painted thing on the rectangle of the image it may touch.
-
-    Args:
-        top: First row of the rectangle in the image.
-        left: First column.
-        distance: Signed distance to the silhouette in canvas units, negative inside.
-        cover: Share of each pixel the thing covers.
-        rgb: Its picture, meaningful where `cover` is positive.
-    """
-
-    top: int
-    left: int
-    distance: Float[np.ndarray, "h w"]
-    cover: Float[np.ndarray, "h w"]
-    rgb: Float[np.ndarray, "h w 3"]
-
-    @property
-    def inside(self) -> Bool[np.ndarray, "h w"]:
-        """Pixels at least half covered: those whose centre lies in the silhouette."""
-        return self.distance <= 0.0
-
-
-def stamp(sprite: Sprite, grid: Grid, light: Light | None = None) -> Stamp | None:
-    """Draw a sprite on the part of a grid it may touch, or only its silhouette without a light.
-
-    Args:
-        sprite: What to draw and where.
-        grid: The image's pixel centres.
-        light: The scene's light; None leaves `rgb` black and is several times faster.
-
-    Returns:
-        The stamp, or None when the sprite is wholly outside the grid.
-
-    Example:
-        >>> ball = Sprite(kind="ball", color="red", tint=(0.5, 0.5, 0.5), y=128.0, x=128.0,
-        ...               size=100.0, angle=0.0, mirror=False, stretch=1.0, look=(0, 0, 0, 0))
-        >>> drawn = stamp(ball, Grid.of((64, 64)))
-        >>> int(drawn.inside.sum())
-        441
-    """
-    radius = sprite.size / 2.0
-    reach = radius * 1.55 + 3.0 * grid.step
-    top, bottom = np.searchsorted(grid.y, [sprite.y - reach, sprite.y + reach])
-    left, right = np.searchsorted(grid.x, [sprite.x - reach, sprite.x + reach])
-    if bottom - top < 2 or right - left < 2:
-        return None
-    y = (grid.y[top:bottom, None] - sprite.y) / radius
-    x = (grid.x[None, left:right] - sprite.x) / radius
-    cos, sin = np.cos(2.0 * np.pi * sprite.angle), np.sin(2.0 * np.pi * sprite.angle)
-    u, v = x * cos + y * sin, y * cos - x * sin
-    if sprite.mirror:
-        u = -u
-    wide = np.sqrt(sprite.stretch)
-    brush = _Brush(u / wide, v * wide, radius, grid.step, light)
-    _PAINTERS[sprite.kind](brush, _shade_of(sprite), sprite.look)
-    return Stamp(
-        top=int(top), left=int(left), distance=brush.distance, cover=brush.cover, rgb=brush.rgb
-    )
-
-
-def _shade_of(sprite: Sprite) -> np.ndarray:
-    """The sprite's own shade of its colour."""
-    base = np.array(_PAINT[sprite.color])
-    a, b, c = (t - 0.5 for t in sprite.tint)
-    if sprite.color == "white":
-        return np.clip(base + np.array([a, b * 0.5, -a]) * 0.05 - abs(c) * 0.04, 0.0, 1.0)
-    if sprite.color == "black":
-        return np.clip(base + np.array([a, b, c]) * 0.05, 0.02, 1.0)
-    turned = base + a * 0.10 * (np.roll(base, 1) - np.roll(base, 2))
-    return np.clip((turned + 0.07 * np.abs(b)) * (1.0 + c * 0.24), 0.0, 1.0)
-
-
-class _Brush:
-    """Collects the parts of one thing: their union of distances and, with a light, their paint."""
-
-    def __init__(
-        self, u: np.ndarray, v: np.ndarray, radius: float, step: float, light: Light | None
-    ) -> None:
-        self.u, self.v = u, v
-        self.light = light
-        self._radius, self._step = radius, step
-        self.distance = np.full(u.shape, 1e9)
-        self.cover = np.zeros(u.shape)
-        self.rgb = np.zeros((*u.shape, 3))
-
-    def part(
-        self,
-        d: np.ndarray,
-        color: np.ndarray,
-        *,
-        bevel: float = 0.22,
-        gloss: float = 0.25,
-        rim: bool = True,
-    ) -> None:
-        """Paint where `d` (own frame, negative inside) is negative, rounded over `bevel`."""
-        d = d * self._radius
-        self.distance = np.minimum(self.distance, d)
-        light = self.light
-        if light is None:
-            return
-        slope_y, slope_x = np.gradient(d, self._step)
-        steep = np.sqrt(slope_y * slope_y + slope_x * slope_x)
-        slope_y /= steep + 1e-6
-        slope_x /= steep + 1e-6
-        d = d / np.clip(steep, 0.5, 2.5)
-        self._blend(
-            np.clip(0.5 - d / self._step, 0.0, 1.0), color, d, slope_y, slope_x, bevel, gloss, rim
-        )
-
-    def _blend(
-        self,
-        cover: np.ndarray,
-        color: np.ndarray,
-        d: np.ndarray,
-        slope_y: np.ndarray,
-        slope_x: np.ndarray,
-        bevel: float,
-        gloss: float,
-        rim: bool,
-    ) -> None:
-        light = self.light
-        assert light is not None
-        fall = 1.0 - np.clip(-d / (bevel * self._radius), 0.0, 1.0)
-        fall = fall * 0.92
-        up = np.sqrt(1.0 - fall * fall)
-        facing = (slope_y * light.y + slope_x * light.x) * fall + up * light.z
-        lit = light.ambient + (1.28 - light.ambient) * np.maximum(facing, 0.0)
-        shine = np.maximum(2.0 * up * facing - light.z, 0.0)
-        shine *= shine
-        shine *= shine
-        shine = gloss * shine * shine
-        glow = 0.10 * np.maximum(facing, 0.0)
-        paint = color * lit[..., None] + (shine + glow * 0.5)[..., None]
-        if rim:
-            edge = np.clip(1.0 + (d + 0.4) / 1.9, 0.0, 1.0) * (0.55 if color.mean() > 0.2 else 0.5)
-            line = color * 0.25 if color.mean() > 0.2 else np.full(3, 0.42)
-            paint += (line - paint) * edge[..., None]
-        self._over(cover, paint)
-
-    def flat(self, d: np.ndarray, color: np.ndarray) -> None:
-        """Paint a detail without relief; `d` must be a distance and inside the silhouette."""
-        if self.light is None:
-            return
-        shine = self.light.ambient + (1.1 - self.light.ambient) * self.light.z
-        cover = np.clip(0.5 - d * self._radius / self._step, 0.0, 1.0)
-        self._over(cover, color * shine)
-
-    def tone(self, factor: np.ndarray) -> None:
-        """Multiply what is painted so far."""
-        if self.light is not None:
-            self.rgb *= factor[..., None]
-
-    def _over(self, cover: np.ndarray, paint: np.ndarray) -> None:
-        whole = cover + self.cover * (1.0 - cover)
-        share = cover / np.maximum(whole, 1e-9)
-        self.rgb += (paint - self.rgb) * share[..., None]
-        self.cover = whole
-
-
-def _disc(u: np.ndarray, v: np.ndarray, r: float) -> np.ndarray:
-    return np.sqrt(u * u + v * v) - r
-
-
-def _oval(u: np.ndarray, v: np.ndarray, a: float, b: float) -> np.ndarray:
-    """Distance to an ellipse to first order, exact on its border."""
-    k = np.sqrt((u / a) ** 2 + (v / b) ** 2)
-    g = np.sqrt((u / (a * a)) ** 2 + (v / (b * b)) ** 2)
-    return np.where(k > 1e-6, k * (k - 1.0) / np.maximum(g, 1e-6), -min(a, b))
-
-
-def _slab(u: np.ndarray, v: np.ndarray, a: float, b: float, r: float = 0.0) -> np.ndarray:
-    """A rectangle of half sides a and b with corners rounded by r."""
-    x, y = np.abs(u) - (a - r), np.abs(v) - (b - r)
-    outer = np.sqrt(np.maximum(x, 0.0) ** 2 + np.maximum(y, 0.0) ** 2)
-    return outer + np.minimum(np.maximum(x, y), 0.0) - r
-
-
-def _polygon(u: np.ndarray, v: np.ndarray, corners: list[tuple[float, float]]) -> np.ndarray:
-    """A convex polygon given clockwise as seen (x right, y down)."""
-    d = np.full(u.shape, -1e9)
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        ex, ey = x1 - x0, y1 - y0
-        length = float(np.sqrt(ex * ex + ey * ey))
-        d = np.maximum(d, ((u - x0) * ey - (v - y0) * ex) / length)
-    return d
-
-
-def _ball(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _ball(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
-    d = _disc(u, v, 0.92)
+    d = disc(u, v, 0.92)
     brush.part(d, color, bevel=0.92, gloss=0.75)
     pale = color.mean() < 0.5
     mark = color * 0.35 + (0.6 if pale else 0.0)
@@ -278,17 +45,17 @@ def _ball(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     if look[0] < 0.5:
         bow = 0.45 + 0.25 * look[2]
         for side in (-1.0, 1.0):
-            seam = np.abs(_disc(u - side * (bow + 0.75), v, 0.95)) - width
+            seam = np.abs(disc(u - side * (bow + 0.75), v, 0.95)) - width
             brush.flat(np.maximum(seam, d + 0.07), mark)
     else:
         seam = np.minimum(
-            np.abs(_oval(u, v, 0.92, 0.30 + 0.2 * look[2])) - width,
-            np.abs(_oval(u, v, 0.34, 0.92)) - width,
+            np.abs(oval(u, v, 0.92, 0.30 + 0.2 * look[2])) - width,
+            np.abs(oval(u, v, 0.34, 0.92)) - width,
         )
         brush.flat(np.maximum(seam, d + 0.07), mark)
 
 
-def _box(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _box(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     dx, dy = 0.30 + 0.20 * look[0], 0.26 + 0.18 * look[1]
     x0, y1 = -0.82, 0.80
@@ -297,21 +64,28 @@ def _box(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     side = [(x1, y0), (x1 + dx, y0 - dy), (x1 + dx, y1 - dy), (x1, y1)]
     front = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     light = np.minimum(color * 1.05 + 0.16, 1.0)
-    brush.part(_polygon(u, v, side) - 0.01, color * 0.56, bevel=0.05, gloss=0.05)
-    brush.part(_polygon(u, v, lid) - 0.01, light, bevel=0.05, gloss=0.05)
-    brush.part(_polygon(u, v, front) - 0.01, color * 0.92, bevel=0.05, gloss=0.05)
+    if is_dark(color):
+        light = color + 0.24
+    brush.part(polygon(u, v, side) - 0.01, color * 0.56, bevel=0.05, gloss=0.05)
+    brush.part(polygon(u, v, lid) - 0.01, light, bevel=0.05, gloss=0.05)
+    brush.part(polygon(u, v, front) - 0.01, color * 0.92, bevel=0.05, gloss=0.05)
     tape = color * 0.5 + (0.42 if color.mean() < 0.6 else 0.12)
     mid, half = (x0 + x1) / 2.0, 0.07 + 0.05 * look[2]
     brush.flat(
-        _polygon(
+        polygon(
             u,
             v,
-            [(mid - half, y0), (mid + half, y0), (mid + half, y0 + 0.4), (mid - half, y0 + 0.4)],
+            [
+                (mid - half, y0),
+                (mid + half, y0),
+                (mid + half, y0 + 0.4),
+                (mid - half, y0 + 0.4),
+            ],
         ),
         tape,
     )
     brush.flat(
-        _polygon(
+        polygon(
             u,
             v,
             [
@@ -325,7 +99,7 @@ def _box(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     )
 
 
-def _tent(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _tent(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     apex, depth = -0.35 + 0.15 * look[0], 0.50 + 0.2 * look[1]
     foot, top = 0.68, -0.66
@@ -334,7 +108,7 @@ def _tent(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     front = [(apex, top), (right, foot), (left, foot)]
     for tip in (-0.10, 0.10):
         brush.part(
-            _polygon(
+            polygon(
                 u,
                 v,
                 [
@@ -349,24 +123,24 @@ def _tent(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
             gloss=0.0,
             rim=False,
         )
-    brush.part(_polygon(u, v, back), color * 0.66, bevel=0.12, gloss=0.05)
-    brush.part(_polygon(u, v, front), color, bevel=0.10, gloss=0.05)
+    brush.part(polygon(u, v, back), color * 0.66, bevel=0.12, gloss=0.05)
+    brush.part(polygon(u, v, front), color, bevel=0.10, gloss=0.05)
     gap = 0.13 + 0.12 * look[2]
     low, high = foot - 0.03, top + 0.42
     mid = (left + right) / 2.0
     dark = color * 0.16 + 0.05
     brush.flat(
-        _polygon(u, v, [(apex, high), (mid + gap, low), (mid - gap, low)]),
-        dark if color.mean() > 0.2 else np.full(3, 0.36),
+        polygon(u, v, [(apex, high), (mid + gap, low), (mid - gap, low)]),
+        dark if not is_dark(color) else np.full(3, 0.36),
     )
     flap = np.minimum(color * 0.7 + 0.32, 1.0)
-    brush.flat(_polygon(u, v, [(apex, high), (mid - gap, low), (mid - gap * 2.1, low)]), flap)
+    brush.flat(polygon(u, v, [(apex, high), (mid - gap, low), (mid - gap * 2.1, low)]), flap)
 
 
-def _star(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _star(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     n = 5 if look[0] < 0.6 else 6 if look[0] < 0.8 else 4
-    inner = {4: 0.34, 5: 0.40, 6: 0.50}[n] + 0.08 * look[1]
+    inner = {4: 0.38, 5: 0.40, 6: 0.50}[n] + 0.08 * look[1]
     turn = np.arctan2(u, -v)
     sector = 2.0 * np.pi / n
     folded = turn - sector * np.floor(turn / sector + 0.5)
@@ -383,7 +157,7 @@ def _star(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
         brush.tone(1.0 + np.clip(folded * r * 14.0, -1.0, 1.0) * strength)
 
 
-def _ring(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _ring(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     flat = 1.0 if look[0] < 0.4 else 0.62 + 0.3 * look[1]
     thick = (0.34 + 0.16 * look[2]) / 2.0
@@ -393,59 +167,79 @@ def _ring(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     brush.part(d * flat, color, bevel=thick, gloss=0.6)
 
 
-def _moon(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _moon(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     shift, r = 0.46 + 0.16 * look[0], 0.72 + 0.08 * look[1]
-    outer = _disc(u, v, 0.95)
-    d = np.maximum(outer, -_disc(u - shift, v, r))
+    outer = disc(u, v, 0.95)
+    d = np.maximum(outer, -disc(u - shift, v, r))
     brush.part(d, color, bevel=0.30, gloss=0.15)
-    hole = color * 0.70 if color.mean() > 0.2 else color + 0.16
+    hole = color * 0.70 if not is_dark(color) else color + 0.16
     for x, y, size in ((-0.66, -0.12, 0.11), (-0.52, 0.36, 0.14), (-0.48, -0.52, 0.09)):
-        brush.flat(_disc(u - x - 0.05 * (look[2] - 0.5), v - y - 0.2 * (look[3] - 0.5), size), hole)
+        brush.flat(
+            disc(u - x - 0.05 * (look[2] - 0.5), v - y - 0.2 * (look[3] - 0.5), size),
+            hole,
+        )
 
 
-def _house(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _house(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     eaves = -0.12 - 0.16 * look[0]
     half = 0.66 + 0.10 * look[1]
     foot = 0.86
     roof = color * 0.45 + np.array([0.06, 0.03, 0.02])
-    if color.mean() < 0.2:
+    if is_dark(color):
         roof = color + 0.14
     if look[2] > 0.35:
-        brush.part(_slab(u - 0.42, v + 0.52, 0.11, 0.34), color * 0.5 + 0.14, bevel=0.05, gloss=0.0)
+        brush.part(
+            slab(u - 0.42, v + 0.52, 0.11, 0.34),
+            color * 0.5 + 0.14,
+            bevel=0.05,
+            gloss=0.0,
+        )
     brush.part(
-        _slab(u, v - (foot + eaves) / 2.0, half, (foot - eaves) / 2.0),
+        slab(u, v - (foot + eaves) / 2.0, half, (foot - eaves) / 2.0),
         color,
         bevel=0.07,
         gloss=0.05,
     )
     brush.part(
-        _polygon(u, v, [(0.0, -0.95), (half + 0.22, eaves + 0.06), (-half - 0.22, eaves + 0.06)]),
+        polygon(
+            u,
+            v,
+            [(0.0, -0.95), (half + 0.22, eaves + 0.06), (-half - 0.22, eaves + 0.06)],
+        ),
         roof,
         bevel=0.10,
         gloss=0.05,
     )
-    door = color * 0.28 + 0.04 if color.mean() > 0.2 else np.array([0.50, 0.48, 0.46])
+    door = color * 0.28 + 0.04 if not is_dark(color) else np.array([0.50, 0.48, 0.46])
     wall = (foot + eaves) / 2.0
     at = (-0.30, 0.30) if look[3] < 0.5 else (0.0, 0.0)
-    brush.flat(_slab(u - at[0], v - (foot - 0.27), 0.16, 0.27), door)
+    brush.flat(slab(u - at[0], v - (foot - 0.27), 0.16, 0.27), door)
     panes = (at[1],) if at[1] else (-0.42, 0.42)
     for x in panes:
-        brush.flat(_slab(u - x, v - wall + 0.04, 0.17, 0.17), color * 0.3 + 0.05)
-        brush.flat(_slab(u - x, v - wall + 0.04, 0.13, 0.13), _GLASS)
+        brush.flat(slab(u - x, v - wall + 0.04, 0.17, 0.17), color * 0.3 + 0.05)
+        brush.flat(slab(u - x, v - wall + 0.04, 0.13, 0.13), _GLASS)
         cross = np.minimum(np.abs(u - x), np.abs(v - wall + 0.04)) - 0.018
-        brush.flat(np.maximum(cross, _slab(u - x, v - wall + 0.04, 0.13, 0.13)), color * 0.3 + 0.05)
+        brush.flat(
+            np.maximum(cross, slab(u - x, v - wall + 0.04, 0.13, 0.13)),
+            color * 0.3 + 0.05,
+        )
 
 
-def _tree(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _tree(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     girth = 0.10 + 0.05 * look[3]
     brush.part(
-        _polygon(
+        polygon(
             u,
             v,
-            [(-girth * 0.8, 0.1), (girth * 0.8, 0.1), (girth * 1.35, 0.96), (-girth * 1.35, 0.96)],
+            [
+                (-girth * 0.8, 0.1),
+                (girth * 0.8, 0.1),
+                (girth * 1.35, 0.96),
+                (-girth * 1.35, 0.96),
+            ],
         ),
         _BARK,
         bevel=0.12,
@@ -459,7 +253,7 @@ def _tree(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
             (-0.97, -0.22, wide * 0.62),
         ):
             brush.part(
-                _polygon(u, v, [(0.0, top - 0.12), (half, foot), (-half, foot)]),
+                polygon(u, v, [(0.0, top - 0.12), (half, foot), (-half, foot)]),
                 color,
                 bevel=0.22,
                 gloss=0.05,
@@ -475,14 +269,14 @@ def _tree(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     ]
     whole = np.full(u.shape, 1e9)
     for x, y, r in crown:
-        whole = np.minimum(whole, _disc(u - x, v - y, r))
+        whole = np.minimum(whole, disc(u - x, v - y, r))
     brush.part(whole, color, bevel=0.30, gloss=0.08)
     for x, y, r in crown[2:]:
-        arc = np.maximum(np.abs(_disc(u - x, v - y, r * 0.72)) - 0.022, (v - y) * -1.0 + 0.05)
-        brush.flat(arc, color * 0.62 if color.mean() > 0.2 else color + 0.16)
+        arc = np.maximum(np.abs(disc(u - x, v - y, r * 0.72)) - 0.022, (v - y) * -1.0 + 0.05)
+        brush.flat(arc, color * 0.62 if not is_dark(color) else color + 0.16)
 
 
-def _car(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _car(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     roof = -0.46 - 0.10 * look[0]
     belt = -0.06
@@ -493,104 +287,116 @@ def _car(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
         (front + 0.06, belt + 0.06),
         (rear - 0.06, belt + 0.06),
     ]
-    brush.part(_polygon(u, v, cabin) - 0.03, color, bevel=0.14, gloss=0.2)
-    brush.part(_slab(u, v - 0.12, 0.97, 0.26, 0.14), color, bevel=0.20, gloss=0.5)
+    brush.part(polygon(u, v, cabin) - 0.03, color, bevel=0.14, gloss=0.2)
+    brush.part(slab(u, v - 0.12, 0.97, 0.26, 0.14), color, bevel=0.20, gloss=0.5)
     mid = (rear + front) / 2.0 - 0.05
     for x0, x1, x2, x3 in (
         (rear + 0.24, mid - 0.04, mid - 0.04, rear + 0.06),
         (mid + 0.04, front - 0.38, front - 0.08, mid + 0.04),
     ):
         pane = [(x0, roof + 0.08), (x1, roof + 0.08), (x2, belt), (x3, belt)]
-        brush.flat(_polygon(u, v, pane), _GLASS)
-    brush.flat(_slab(u - 0.90, v - 0.02, 0.05, 0.06), np.array([1.0, 0.96, 0.72]))
-    brush.flat(_slab(u + 0.92, v - 0.02, 0.035, 0.06), np.array([0.75, 0.12, 0.10]))
-    line = color * 0.5 if color.mean() > 0.2 else color + 0.2
-    brush.flat(_slab(u - mid, v - 0.12, 0.014, 0.18), line)
+        brush.flat(polygon(u, v, pane), _GLASS)
+    brush.flat(slab(u - 0.90, v - 0.02, 0.05, 0.06), np.array([1.0, 0.96, 0.72]))
+    brush.flat(slab(u + 0.92, v - 0.02, 0.035, 0.06), np.array([0.75, 0.12, 0.10]))
+    line = color * 0.5 if not is_dark(color) else color + 0.2
+    brush.flat(slab(u - mid, v - 0.12, 0.014, 0.18), line)
     for x in (-0.55, 0.57):
-        brush.part(_disc(u - x, v - 0.36, 0.24), _RUBBER, bevel=0.08, gloss=0.1)
-        brush.flat(_disc(u - x, v - 0.36, 0.11), _STEEL)
+        brush.part(disc(u - x, v - 0.36, 0.24), _RUBBER, bevel=0.08, gloss=0.1)
+        brush.flat(disc(u - x, v - 0.36, 0.11), _STEEL)
 
 
-def _fish(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _fish(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     tall = 0.40 + 0.14 * look[0]
-    fin = np.minimum(color * 0.68, 1.0) if color.mean() > 0.2 else color + 0.10
+    fin = np.minimum(color * 0.68, 1.0) if not is_dark(color) else color + 0.10
     notch = 0.62 + 0.08 * look[1]
     tail = np.maximum(
-        _polygon(u, v, [(-0.35, 0.0), (-0.98, -0.52), (-0.98, 0.52)]),
-        -_disc(u + 0.98 + notch * 0.2, v, 0.24),
+        polygon(u, v, [(-0.35, 0.0), (-0.98, -0.52), (-0.98, 0.52)]),
+        -disc(u + 0.98 + notch * 0.2, v, 0.24),
     )
     brush.part(tail, fin, bevel=0.12, gloss=0.1)
     back = [(-0.30, -tall * 0.7), (0.02, -tall - 0.26), (0.34, -tall * 0.6), (0.0, 0.0)]
-    brush.part(_polygon(u, v, back), fin, bevel=0.12, gloss=0.1)
+    brush.part(polygon(u, v, back), fin, bevel=0.12, gloss=0.1)
     brush.part(
-        _polygon(u, v, [(0.0, tall * 0.6), (0.26, tall * 0.7), (-0.04, tall + 0.2)]),
+        polygon(u, v, [(0.0, tall * 0.6), (0.26, tall * 0.7), (-0.04, tall + 0.2)]),
         fin,
         bevel=0.1,
         gloss=0.1,
     )
     body = np.maximum(
-        _disc(u - 0.22, v - (1.0 - tall), np.sqrt(0.74**2 + (1.0 - tall) ** 2)),
-        _disc(u - 0.22, v + (1.0 - tall), np.sqrt(0.74**2 + (1.0 - tall) ** 2)),
+        disc(u - 0.22, v - (1.0 - tall), np.sqrt(0.74**2 + (1.0 - tall) ** 2)),
+        disc(u - 0.22, v + (1.0 - tall), np.sqrt(0.74**2 + (1.0 - tall) ** 2)),
     )
     brush.part(body, color, bevel=0.42, gloss=0.45)
-    mark = color * 0.55 if color.mean() > 0.2 else color + 0.18
+    mark = color * 0.55 if not is_dark(color) else color + 0.18
     gill = np.maximum(
-        np.abs(_disc(u - 0.66, v, 0.36)) - 0.022, np.maximum(u - 0.55, np.abs(v) - tall * 0.6)
+        np.abs(disc(u - 0.66, v, 0.36)) - 0.022,
+        np.maximum(u - 0.55, np.abs(v) - tall * 0.6),
     )
     brush.flat(gill, mark)
     if look[2] > 0.5:
         for x in (-0.12, 0.08):
             band = np.maximum(np.abs(u - x) - 0.05, body + 0.07)
-            brush.flat(band, np.minimum(color * 0.5 + 0.42, 1.0) if color.mean() < 0.6 else mark)
-    brush.flat(_disc(u - 0.62, v + 0.10, 0.085), np.array([0.97, 0.97, 0.95]))
-    brush.flat(_disc(u - 0.635, v + 0.10, 0.045), np.array([0.05, 0.05, 0.06]))
+            brush.flat(
+                band,
+                np.minimum(color * 0.5 + 0.42, 1.0) if color.mean() < 0.6 else mark,
+            )
+    brush.flat(disc(u - 0.62, v + 0.10, 0.085), np.array([0.97, 0.97, 0.95]))
+    brush.flat(disc(u - 0.635, v + 0.10, 0.045), np.array([0.05, 0.05, 0.06]))
 
 
-def _flower(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _flower(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     n = 5 + int(look[0] * 3.999)
     head = -0.34
     brush.part(
-        _slab(u - 0.05 * (v - 0.2), v - 0.45, 0.05, 0.51, 0.04), _STEM, bevel=0.06, gloss=0.0
+        slab(u - 0.05 * (v - 0.2), v - 0.45, 0.05, 0.51, 0.04),
+        _STEM,
+        bevel=0.06,
+        gloss=0.0,
     )
     for side in (-1.0, 1.0):
         x, y = (
             (u - side * 0.26) * 0.8 + side * (v - 0.56) * 0.6,
             (v - 0.56) * 0.8 - side * (u - side * 0.26) * 0.6,
         )
-        brush.part(_oval(x, y, 0.30, 0.11), _STEM * 1.1, bevel=0.10, gloss=0.0)
+        brush.part(oval(x, y, 0.30, 0.11), _STEM * 1.1, bevel=0.10, gloss=0.0)
     y = v - head
     turn, r = np.arctan2(u, -y), np.sqrt(u * u + y * y)
     sector = 2.0 * np.pi / n
     folded = turn - sector * np.floor(turn / sector + 0.5)
     x, z = r * np.sin(folded), r * np.cos(folded)
     half = min(0.24, 0.40 * np.sin(np.pi / n) * 1.02) + 0.03 * look[1]
-    petal = _oval(x, z - 0.37, half, 0.27)
+    petal = oval(x, z - 0.37, half, 0.27)
     brush.part(petal, color, bevel=0.20, gloss=0.1)
     heart = np.array([0.96, 0.80, 0.22])
     if color[0] > 0.8 and color[1] > 0.4 and color[2] < 0.5:
         heart = np.array([0.38, 0.22, 0.12])
-    brush.part(_disc(u, y, 0.17 + 0.05 * look[2]), heart, bevel=0.18, gloss=0.1)
+    brush.part(disc(u, y, 0.17 + 0.05 * look[2]), heart, bevel=0.18, gloss=0.1)
 
 
-def _mushroom(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
+def _mushroom(brush: Brush, color: np.ndarray, look: tuple[float, ...]) -> None:
     u, v = brush.u, brush.v
     girth = 0.22 + 0.08 * look[0]
     brim = 0.10 + 0.08 * look[1]
     brush.part(
-        _polygon(u, v, [(-girth, 0.0), (girth, 0.0), (girth * 1.25, 0.92), (-girth * 1.25, 0.92)])
+        polygon(
+            u,
+            v,
+            [(-girth, 0.0), (girth, 0.0), (girth * 1.25, 0.92), (-girth * 1.25, 0.92)],
+        )
         - 0.03,
         _CREAM,
         bevel=0.28,
         gloss=0.0,
     )
     brush.flat(
-        np.maximum(_oval(u, v - brim, girth * 1.7, 0.13), _slab(u, v - 0.5, girth, 0.5)),
+        np.maximum(oval(u, v - brim, girth * 1.7, 0.13), slab(u, v - 0.5, girth, 0.5)),
         _CREAM * 0.62,
     )
     dome = np.maximum(
-        _oval(u, v - brim, 0.94, 0.98 + 0.04 * look[2]), _oval(u, v + 0.42, 1.5, brim + 0.50)
+        oval(u, v - brim, 0.94, 0.98 + 0.04 * look[2]),
+        oval(u, v + 0.42, 1.5, brim + 0.50),
     )
     brush.part(dome, color, bevel=0.45, gloss=0.3)
     spot = np.array([0.96, 0.95, 0.92]) if color.mean() < 0.88 else np.array([0.66, 0.60, 0.56])
@@ -600,10 +406,10 @@ def _mushroom(brush: _Brush, color: np.ndarray, look: tuple[float, ...]) -> None
         (0.44, -0.22, 0.15),
         (-0.06, -0.14, 0.10),
     ):
-        brush.flat(_oval(u - x - 0.1 * (look[3] - 0.5), v - y, r, r * 0.86), spot)
+        brush.flat(oval(u - x - 0.1 * (look[3] - 0.5), v - y, r, r * 0.86), spot)
 
 
-_PAINTERS: dict[str, Callable[[_Brush, np.ndarray, tuple[float, ...]], None]] = {
+DRAW: dict[str, Callable[[Brush, np.ndarray, tuple[float, ...]], None]] = {
     "ball": _ball,
     "box": _box,
     "tent": _tent,

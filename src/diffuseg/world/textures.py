@@ -61,6 +61,10 @@ class Grid:
             step=step,
         )
 
+    def moved(self, y: float, x: float) -> "Grid":
+        """The same pixels looking at a place further down and to the right."""
+        return Grid(y=self.y + y, x=self.x + x, step=self.step)
+
 
 def paint_stuff(
     name: str, rng: np.random.Generator, grid: Grid, light: Light
@@ -148,7 +152,14 @@ def _relief(height: np.ndarray, grid: Grid, light: Light, strength: float) -> np
 
 def _grass(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
     base = _pick(
-        rng, [[0.36, 0.60, 0.18], [0.24, 0.50, 0.16], [0.47, 0.60, 0.20], [0.30, 0.56, 0.28]], 0.03
+        rng,
+        [
+            [0.36, 0.60, 0.18],
+            [0.24, 0.50, 0.16],
+            [0.47, 0.60, 0.20],
+            [0.30, 0.56, 0.28],
+        ],
+        0.03,
     )
     y, x = grid.y[:, None], grid.x[None, :]
     patches = _octaves(rng, grid, (44.0, 60.0), 2)
@@ -167,7 +178,14 @@ def _grass(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
 
 def _sand(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
     base = _pick(
-        rng, [[0.88, 0.76, 0.52], [0.80, 0.64, 0.42], [0.90, 0.82, 0.64], [0.78, 0.58, 0.40]], 0.025
+        rng,
+        [
+            [0.88, 0.76, 0.52],
+            [0.80, 0.64, 0.42],
+            [0.90, 0.82, 0.64],
+            [0.78, 0.58, 0.40],
+        ],
+        0.025,
     )
     y, x = grid.y[:, None], grid.x[None, :]
     dunes = _octaves(rng, grid, (70.0, 90.0), 2)
@@ -202,7 +220,14 @@ def _water(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
 
 def _brick(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
     base = _pick(
-        rng, [[0.66, 0.30, 0.22], [0.56, 0.26, 0.20], [0.74, 0.46, 0.32], [0.60, 0.40, 0.34]], 0.03
+        rng,
+        [
+            [0.66, 0.30, 0.22],
+            [0.56, 0.26, 0.20],
+            [0.74, 0.46, 0.32],
+            [0.60, 0.40, 0.34],
+        ],
+        0.03,
     )
     mortar = _pick(rng, [[0.80, 0.77, 0.72], [0.62, 0.59, 0.56]], 0.02)
     tall = 14.0 + rng.random() * 6.0
@@ -255,9 +280,9 @@ def _sky(rng: np.random.Generator, grid: Grid, light: Light) -> np.ndarray:
     blue = _mix(np.array(zenith) + shift, np.array(horizon) + shift, fall)
     puffs = _octaves(rng, grid, (34.0, 78.0), 4)
     cover = 0.46 + 0.14 * rng.random()
-    cloud = _fade(np.clip((puffs - cover) * 5.0, 0.0, 1.0))
-    belly = np.clip((puffs - cover - 0.10) * 2.2, 0.0, 0.35)
-    white = np.array([0.99, 0.98, 0.97]) * (1.0 - belly * 0.4)[..., None]
+    cloud = _fade(np.clip((puffs - cover) * 4.0, 0.0, 1.0))
+    belly = _fade(np.clip((puffs - cover - 0.08) * 3.0, 0.0, 1.0))
+    white = np.array([0.99, 0.98, 0.97]) * (1.0 - belly * 0.07)[..., None]
     return blue + (white - blue) * (cloud * 0.88)[..., None]
 
 

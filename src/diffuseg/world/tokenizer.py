@@ -7,6 +7,7 @@ any Stable Diffusion does. Words outside the vocabulary fall apart into characte
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     merges: list[tuple[str, str]] = []
     while True:
         pairs = Counter(
-            pair for parts in pieces.values() for pair in zip(parts, parts[1:], strict=False)
+            pair for parts in pieces.values() for pair in pairwise(parts)
         )
         if not pairs:
             return merges
