@@ -1,1 +1,126 @@
-"""diffuseg: text-to-image diffusion models as segmenters."""
+"""Text-to-image diffusion models as segmenters: masks for any image, for the words you name.
+
+Names are loaded when they are first used, so that `import diffuseg` costs nothing.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffuseg.api import Segmenter as Segmenter
+    from diffuseg.api import build_segmenter as build_segmenter
+    from diffuseg.api import capture as capture
+    from diffuseg.api import segment as segment
+    from diffuseg.api import segment_many as segment_many
+    from diffuseg.attention import estimate_bytes as estimate_bytes
+    from diffuseg.attention import record as record
+    from diffuseg.backbones import list_models as list_models
+    from diffuseg.backbones import load as load
+    from diffuseg.errors import CaptureError as CaptureError
+    from diffuseg.errors import DiffusegError as DiffusegError
+    from diffuseg.errors import InputError as InputError
+    from diffuseg.errors import MissingExtra as MissingExtra
+    from diffuseg.errors import WeightsError as WeightsError
+    from diffuseg.eval.metrics import ConfusionMatrix as ConfusionMatrix
+    from diffuseg.eval.runner import evaluate as evaluate
+    from diffuseg.image import Image as Image
+    from diffuseg.image import read_image as read_image
+    from diffuseg.intervene import intervene as intervene
+    from diffuseg.layers import layers_of as layers_of
+    from diffuseg.methods import METHODS as METHODS
+    from diffuseg.methods import Attend as Attend
+    from diffuseg.methods import Needs as Needs
+    from diffuseg.record import AttentionRecord as AttentionRecord
+    from diffuseg.result import Region as Region
+    from diffuseg.result import Segmentation as Segmentation
+
+_HOME = {
+    "Attend": "methods",
+    "AttentionRecord": "record",
+    "CaptureError": "errors",
+    "ConfusionMatrix": "eval.metrics",
+    "DiffusegError": "errors",
+    "Image": "image",
+    "InputError": "errors",
+    "METHODS": "methods",
+    "MissingExtra": "errors",
+    "Needs": "methods",
+    "Region": "result",
+    "Segmentation": "result",
+    "Segmenter": "api",
+    "WeightsError": "errors",
+    "build_segmenter": "api",
+    "capture": "api",
+    "estimate_bytes": "attention",
+    "evaluate": "eval.runner",
+    "intervene": "intervene",
+    "layers_of": "layers",
+    "list_models": "backbones",
+    "load": "backbones",
+    "read_image": "image",
+    "record": "attention",
+    "segment": "api",
+    "segment_many": "api",
+}
+
+__all__ = [
+    "METHODS",
+    "Attend",
+    "AttentionRecord",
+    "CaptureError",
+    "ConfusionMatrix",
+    "DiffusegError",
+    "Image",
+    "InputError",
+    "MissingExtra",
+    "Needs",
+    "Region",
+    "Segmentation",
+    "Segmenter",
+    "WeightsError",
+    "build_segmenter",
+    "capture",
+    "estimate_bytes",
+    "evaluate",
+    "intervene",
+    "layers_of",
+    "list_models",
+    "load",
+    "read_image",
+    "record",
+    "segment",
+    "segment_many",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """A package whose public functions win over modules of the same name.
+
+    The import system binds the module `diffuseg.record` to the attribute `record` of its package,
+    which would hide the function `diffuseg.record`, depending on what was imported before.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

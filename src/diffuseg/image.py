@@ -20,6 +20,8 @@ from diffuseg.errors import InputError
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 
+_CHANNELS = (1, 2, 3, 4)
+
 _UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -191,11 +193,12 @@ def _read_file(path: Path) -> Image:
         return Image(pixels=_decode_file(stream, str(path)), source=path.name)
 
 
-def _decode_file(stream: io.BufferedIOBase, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def _decode_file(stream: io.BytesIO | io.BufferedReader, name: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with warnings.catch_warnings():
-            # Pillow only warns between 89 and 179 megapixels; the limit below is exact.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            # Of sizes over 89 megapixels, where the limit below is exact, and of broken metadata,
+            # which does not make the pixels unreadable.
+            warnings.simplefilter("ignore")
             opened = PIL.Image.open(stream)
     except PIL.Image.DecompressionBombError as error:
         raise _too_large(f"{name}: {error}") from error
@@ -240,9 +243,11 @@ def _decode(picture: PIL.Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 def _orientation(picture: PIL.Image.Image) -> int:
     try:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    # Viewers show images with broken metadata as they are stored.
     except Exception:
-        # Broken metadata does not make the pixels unreadable; viewers ignore it as well.
         return 1
 
 
@@ -263,14 +268,14 @@ def _from_tensor(tensor: Tensor) -> UInt8[np.ndarray, "h w 3"]:
     held = tensor.detach().cpu()
     if held.dtype == torch.bfloat16:
         held = held.float()
-    if held.ndim == 3 and held.shape[0] in (1, 2, 3, 4):
+    if held.ndim == 3 and held.shape[0] in _CHANNELS and held.shape[-1] not in _CHANNELS:
         held = held.permute(1, 2, 0)
     return _from_array(held.numpy())
 
 
 def _from_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     channels = {2: 1, 3: array.shape[-1] if array.ndim else 0}.get(array.ndim, 0)
-    if channels not in (1, 2, 3, 4):
+    if channels not in _CHANNELS:
         remedy = "pass one image of shape (h, w) or (h, w, c) with c = 1, 2, 3 or 4"
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             remedy = "move the channels last: image.transpose(1, 2, 0)"

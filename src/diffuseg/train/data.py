@@ -86,13 +86,19 @@ def crop_scene(
     return np.asarray(picture), _captions(things, stuff, rng)
 
 
-def _shard_path(folder: Path, kind: str, shard: int) -> Path:
+def shard_count(recipe: MiniRecipe) -> int:
+    """In how many files the pictures are kept."""
+    return -(-recipe.scenes // recipe.shard)
+
+
+def shard_path(folder: Path, kind: str, shard: int) -> Path:
+    """The file of one shard of "scenes" or "crops"."""
     return folder / f"{kind}-{shard:04d}.npz"
 
 
 def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
     """Render one shard of scenes and crops unless it is there already; returns its number."""
-    if _shard_path(folder, "crops", shard).exists():
+    if shard_path(folder, "crops", shard).exists():
         return shard
     scenes = Scenes(split="train", seed=recipe.seed, hw=(recipe.size, recipe.size))
     images, captions, crops, crop_captions = [], [], [], []
@@ -110,7 +116,7 @@ def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
         ("scenes", images, captions),
         ("crops", crops, crop_captions),  # written last: its presence marks the shard as done
     ):
-        with atomic_path(_shard_path(folder, kind, shard)) as temporary, temporary.open("wb") as f:
+        with atomic_path(shard_path(folder, kind, shard)) as temporary, temporary.open("wb") as f:
             np.savez(f, images=np.stack(pictures), captions=np.array(phrases))
     return shard
 
@@ -120,7 +126,7 @@ def render_pictures(
 ) -> None:
     """Render every missing shard into `folder`, in `workers` processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(-(-recipe.scenes // recipe.shard))
+    shards = range(shard_count(recipe))
     done = 0
     with ProcessPoolExecutor(max_workers=workers) as pool:
         jobs = [pool.submit(render_shard, recipe, folder, shard) for shard in shards]
@@ -135,7 +141,7 @@ def load_pictures(folder: Path, kind: str, shards: Iterable[int] | None = None) 
     """Read back shards of kind "scenes" or "crops", in order."""
     paths = sorted(folder.glob(f"{kind}-*.npz"))
     if shards is not None:
-        paths = [_shard_path(folder, kind, shard) for shard in shards]
+        paths = [shard_path(folder, kind, shard) for shard in shards]
     images, captions = [], []
     for path in paths:
         with np.load(path) as file:

@@ -160,7 +160,7 @@ def train_phase(
     """Train one resolution (or resume it), updating `model` and its moving `average`."""
     settings = recipe.denoiser
     number = settings.phases.index(phase)
-    checkpoint = work / f"unet-{phase.name}.safetensors"
+    checkpoint = work / f"unet-{phase.pictures}.safetensors"
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
     )
@@ -199,11 +199,13 @@ def train_phase(
         _update_average(average, model, min(settings.ema, (1 + step) / (10 + step)))
         if not accelerator.is_main_process:
             continue
-        log.write(phase.name, step, loss=loss.item(), error=errors.mean().item(), leak=leak.item())
+        log.write(
+            phase.pictures, step, loss=loss.item(), error=errors.mean().item(), leak=leak.item()
+        )
         if progress is not None:
             progress(step, phase.steps)
         if step % _SAVE_EVERY == 0 or step == phase.steps:
-            facts = {"step": step, "phase": phase.name}
+            facts = {"step": step, "phase": phase.pictures}
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, facts)
     accelerator.wait_for_everyone()
     accelerator.free_memory()

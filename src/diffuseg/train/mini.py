@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,12 +18,20 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from accelerate import Accelerator
 from jaxtyping import Int
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
-from diffuseg.train.data import Progress, load_pictures, render_pictures
+from diffuseg.train.checkpoint import load_checkpoint
+from diffuseg.train.data import (
+    Progress,
+    load_pictures,
+    render_pictures,
+    shard_count,
+    shard_path,
+)
 from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
 from diffuseg.train.log import TrainLog
 from diffuseg.train.recipe import MiniRecipe
@@ -37,8 +46,7 @@ if TYPE_CHECKING:
 Stage = Literal["render", "vae", "latents", "unet", "export", "all"]
 STAGES: tuple[Stage, ...] = ("render", "vae", "latents", "unet", "export")
 Meter = Callable[[str], AbstractContextManager[Progress]]
-_KINDS = {16: "crops", 32: "scenes"}
-_VAE_SHARDS = 8  # 4000 scenes are more than the autoencoder sees in its crops
+_VAE_SHARDS = 8  # at 500 scenes each, more than the autoencoder needs for its crops
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +88,9 @@ def train_mini(
         with meter("rendering scenes") as progress:
             render_pictures(recipe, work / "pictures", workers=workers, progress=progress)
     if "vae" in wanted and accelerator.is_main_process:
-        images = load_pictures(work / "pictures", "scenes", range(_VAE_SHARDS)).images
+        shards = range(min(_VAE_SHARDS, shard_count(recipe)))
+        _require(shard_path(work / "pictures", "crops", shards[-1]), "render")
+        images = load_pictures(work / "pictures", "scenes", shards).images
         with meter("training the autoencoder") as progress:
             vae = train_vae(
                 recipe, images, work, device=accelerator.device, log=journal, progress=progress
@@ -90,8 +100,8 @@ def train_mini(
     tokenizer = build_tokenizer(VOCABULARY)
     if "latents" in wanted and accelerator.is_main_process:
         vae = _load_vae(recipe, work).to(accelerator.device)
-        for kind in _KINDS.values():
-            _cache_latents(vae, tokenizer, work, kind, meter)
+        for phase in recipe.denoiser.phases:
+            _cache_latents(vae, tokenizer, work, phase.pictures, meter)
     accelerator.wait_for_everyone()
     if "unet" in wanted:
         _train_denoiser(recipe, tokenizer, work, accelerator, journal, meter)
@@ -116,8 +126,6 @@ def _save_vae(vae: "AutoencoderKL", work: Path) -> None:
 
 
 def _load_vae(recipe: MiniRecipe, work: Path) -> "AutoencoderKL":
-    from safetensors import safe_open
-
     path = _require(work / "vae-final.safetensors", "vae")
     vae = build_vae(recipe.vae, size=recipe.size)
     vae.load_state_dict(load_file(path))
@@ -129,9 +137,8 @@ def _load_vae(recipe: MiniRecipe, work: Path) -> "AutoencoderKL":
 def _cache_latents(
     vae: "AutoencoderKL", tokenizer: "CLIPTokenizer", work: Path, kind: str, meter: Meter
 ) -> None:
+    _require(shard_path(work / "pictures", kind, 0), "render")
     shards = sorted((work / "pictures").glob(f"{kind}-*.npz"))
-    if not shards:
-        _require(work / "pictures" / f"{kind}-0000.npz", "render")
     for number, path in enumerate(shards):
         target = work / f"latents-{path.stem}.safetensors"
         if target.exists():
@@ -147,8 +154,7 @@ def _cache_latents(
 def load_latents(work: Path, kind: str) -> Latents:
     """The cached latents of "crops" or "scenes", all shards."""
     paths = sorted(work.glob(f"latents-{kind}-*.safetensors"))
-    if not paths:
-        _require(work / f"latents-{kind}-0000.safetensors", "latents")
+    _require(work / f"latents-{kind}-0000.safetensors", "latents")
     parts = [load_file(path) for path in paths]
     return Latents(
         values=torch.cat([part["values"] for part in parts]),
@@ -172,8 +178,8 @@ def _train_denoiser(
     model = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     average = copy.deepcopy(model).requires_grad_(False)
     for phase in recipe.denoiser.phases:
-        data = load_latents(work, _KINDS[phase.side])
-        with meter(f"training the U-Net, {phase.name}") as progress:
+        data = load_latents(work, phase.pictures)
+        with meter(f"training the U-Net, {phase.pictures}") as progress:
             train_phase(
                 model,
                 average,
@@ -192,14 +198,12 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
     """Write the averaged weights as an ordinary diffusers folder in fp16, with checksums."""
     from diffusers import DDIMScheduler
 
-    from diffuseg.train.checkpoint import load_checkpoint
-
     tokenizer = build_tokenizer(VOCABULARY)
     average = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     newest = [
         path
         for phase in recipe.denoiser.phases
-        if (path := work / f"unet-{phase.name}.safetensors").exists()
+        if (path := work / f"unet-{phase.pictures}.safetensors").exists()
     ]
     if not newest:
         _require(work / f"unet-{recipe.denoiser.phases[0].name}.safetensors", "unet")
@@ -232,16 +236,10 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
         previous = out.with_name(out.name + ".previous")
         os.replace(out, previous)
         os.replace(folder, out)
-        _remove_tree(previous)
+        shutil.rmtree(previous)
     else:
         os.replace(folder, out)
     log.info("wrote %s", out)
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
 
 
 def _model_index() -> dict[str, object]:

@@ -7,14 +7,15 @@ the U-Net is trained, since those tokens have seen the whole caption; loss weigh
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VaeRecipe:
     """The autoencoder: factor 8, 4 latent channels.
 
-    `batch` crops of `crop` pixels a step; AdamW, linear decay over the second half; loss L1 + L2 + `kl` x (KL per
-    latent value).
+    `batch` crops of `crop` pixels a step; AdamW, linear decay over the second half; loss L1 + L2 +
+    `kl` x (KL per latent value).
     """
 
     channels: tuple[int, ...] = (24, 32, 64, 96)
@@ -27,10 +28,12 @@ class VaeRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseRecipe:
-    """One resolution of the U-Net's training; phases run in order on the same weights."""
+    """One stretch of the U-Net's training; phases run in order on the same weights.
 
-    name: str
-    side: int
+    `pictures` names what is shown: "crops" (small, many a step) or whole "scenes".
+    """
+
+    pictures: Literal["crops", "scenes"]
     steps: int
     batch: int
     learning_rate: float
@@ -60,8 +63,8 @@ class DenoiserRecipe:
     ema: float = 0.9995
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
-        PhaseRecipe(name="crops", side=16, steps=3000, batch=32, learning_rate=5e-4),
-        PhaseRecipe(name="scenes", side=32, steps=1000, batch=16, learning_rate=2e-4),
+        PhaseRecipe(pictures="crops", steps=1800, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="scenes", steps=1000, batch=16, learning_rate=2e-4),
     )
 
 
@@ -73,8 +76,8 @@ class MiniRecipe:
     side, shrunk to `crop_size`, whose captions name what can be seen in them.
 
     Example:
-        >>> MiniRecipe().denoiser.phases[0].side
-        16
+        >>> [phase.pictures for phase in MiniRecipe().denoiser.phases]
+        ['crops', 'scenes']
     """
 
     seed: int = 0

@@ -1,0 +1,288 @@
+"""Judging a model folder before anything is loaded from it.
+
+Only safetensors are read: a pickle runs whatever code it holds. This module imports neither torch
+nor diffusers, so that the catalog can say what is on this machine in an instant.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from diffuseg.errors import WeightsError
+
+_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+_CLASSES = {
+    "unet": {"UNet2DConditionModel"},
+    "vae": {"AutoencoderKL"},
+    "text_encoder": {"CLIPTextModel", "CLIPTextModelWithProjection"},
+    "text_encoder_2": {"CLIPTextModelWithProjection"},
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "tokenizer_2": {"CLIPTokenizer", "CLIPTokenizerFast"},
+}
+_SMALL_FILES = (
+    "model_index.json",
+    "diffuseg.json",
+    "checksums.json",
+    "scheduler/scheduler_config.json",
+)
+_TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_MAX_HEADER = 100_000_000  # the limit of the safetensors format itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a folder holds, as far as can be told without loading it.
+
+    Attributes:
+        kind: "sdxl" if the U-Net wants two text encoders, else "sd".
+        variants: The variant of the weights to load, for each component that has weights.
+        index: `model_index.json`, empty where there is none.
+        facts: `diffuseg.json`, empty where there is none.
+        scheduler: Whether the folder says which noise schedule the model was trained with.
+    """
+
+    kind: Literal["sd", "sdxl"]
+    variants: Mapping[str, str | None]
+    index: Mapping[str, object]
+    facts: Mapping[str, object]
+    scheduler: bool
+
+
+def wanted_files(names: Collection[str], variant: str | None, half: bool) -> list[str]:
+    """The few files of a repository that are needed, of all the formats it offers."""
+    wanted = [name for name in _SMALL_FILES if name in names]
+    for component, stem in _STEMS.items():
+        config = f"{component}/config.json"
+        if config in names:
+            weights, _ = _pick_weights(names, component, stem, variant, half)
+            wanted += [config, *weights]
+    for component in ("tokenizer", "tokenizer_2"):
+        files = (f"{component}/{file}" for file in _TOKENIZER_FILES)
+        wanted += [file for file in files if file in names]
+    return wanted
+
+
+def _pick_weights(
+    names: Collection[str], component: str, stem: str, variant: str | None, half: bool
+) -> tuple[list[str], str | None]:
+    """The safetensors files of one component and their variant.
+
+    Raises:
+        WeightsError: There are none of the variant asked, none at all, or only pickles.
+    """
+    if variant is not None:
+        order: tuple[str | None, ...] = (variant,)
+    else:
+        order = ("fp16", None) if half else (None, "fp16")
+    for choice in order:
+        tag = f".{choice}" if choice else ""
+        whole = f"{component}/{stem}{tag}.safetensors"
+        if whole in names:
+            return [whole], choice
+        index = f"{component}/{stem}.safetensors.index{tag}.json"
+        if index in names:
+            # Both libraries' spellings of a shard's name.
+            shard = re.compile(
+                rf"{component}/{stem}({re.escape(tag)}-\d+-of-\d+|-\d+-of-\d+{re.escape(tag)})"
+                r"\.safetensors"
+            )
+            return [index, *sorted(name for name in names if shard.fullmatch(name))], choice
+    beside = [name for name in names if name.startswith(f"{component}/")]
+    pickles = [name for name in beside if name.endswith(_PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in beside):
+        raise WeightsError(
+            "weights must be safetensors; a pickle can run any code and is never opened",
+            got=f"only {', '.join(sorted(pickles))}",
+            remedy='if you trust the files, convert them once: python -c "from diffusers import '
+            "StableDiffusionPipeline as P; P.from_pretrained('FOLDER', use_safetensors=False)"
+            ".save_pretrained('NEW', safe_serialization=True)\"",
+        )
+    wanted = f"variant {variant!r} of " if variant else ""
+    raise WeightsError(
+        f"the model must have {wanted}the file {component}/{stem}.safetensors",
+        got=f"{', '.join(sorted(beside)) or 'nothing'} in {component}/",
+        remedy="leave the variant out" if variant else "fetch the model again, complete",
+    )
+
+
+def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = False) -> Layout:
+    """Check that a folder holds a whole Stable Diffusion of a kind that can be loaded.
+
+    Reads the small files and the headers of the large ones; loads nothing.
+
+    Raises:
+        WeightsError: Names the file that is missing, damaged or of another kind.
+    """
+    if not folder.is_dir():
+        raise bad_folder(folder, "is not a folder")
+    names = {
+        path.relative_to(folder).as_posix()
+        for pattern in ("*", "*/*")
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
+    index = _read_json(folder, "model_index.json") if "model_index.json" in names else {}
+    _check_index(folder, index)
+    config = _read_config(folder, names, "unet")
+    kind = "sdxl" if config.get("addition_embed_type") == "text_time" else "sd"
+    models = ["unet", "vae", "text_encoder"] + ["text_encoder_2"] * (kind == "sdxl")
+    variants: dict[str, str | None] = {}
+    for component in models:
+        _read_config(folder, names, component)
+        weights, variants[component] = _pick_weights(
+            names, component, _STEMS[component], variant, half
+        )
+        _check_weights(folder, names, weights)
+    for component in ["tokenizer"] + ["tokenizer_2"] * (kind == "sdxl"):
+        _check_tokenizer(folder, names, component)
+    scheduler = "scheduler/scheduler_config.json"
+    if scheduler in names:
+        _read_json(folder, scheduler)
+    elif index.get("scheduler"):
+        raise bad_folder(folder / scheduler, "is missing")
+    return Layout(
+        kind=kind,
+        variants=variants,
+        index=index,
+        facts=_read_json(folder, "diffuseg.json") if "diffuseg.json" in names else {},
+        scheduler=scheduler in names,
+    )
+
+
+def bad_folder(path: Path, what: str) -> WeightsError:
+    return WeightsError(
+        "the model folder must be whole and in diffusers format",
+        got=f"{path} {what}",
+        remedy="fetch or save the model again; a Stable Diffusion 1.x, 2.x or XL folder has unet/, "
+        "vae/, text_encoder/, tokenizer/ and scheduler/",
+    )
+
+
+def _read_json(folder: Path, name: str) -> dict[str, object]:
+    path = folder / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise bad_folder(path, "is missing") from error
+    except (OSError, ValueError) as error:
+        raise bad_folder(path, f"cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise bad_folder(path, "must hold a JSON object")
+    return cast(dict[str, object], content)
+
+
+def _check_index(folder: Path, index: Mapping[str, object]) -> None:
+    path = folder / "model_index.json"
+    if index and "unet" not in index:
+        raise bad_folder(
+            path, f"describes {index.get('_class_name', 'a model')}, which has no U-Net"
+        )
+    for component, classes in _CLASSES.items():
+        entry = index.get(component)
+        if entry is None:
+            continue
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+        if found is not None and found not in classes:
+            raise bad_folder(path, f"has {found} as {component}; it must be {' or '.join(classes)}")
+
+
+def _read_config(folder: Path, names: Collection[str], component: str) -> dict[str, object]:
+    path = f"{component}/config.json"
+    if path not in names:
+        raise bad_folder(folder / path, "is missing")
+    config = _read_json(folder, path)
+    declared = config.get("architectures") or [config.get("_class_name")]
+    found = declared[0] if isinstance(declared, list) and declared else None
+    if found is not None and found not in _CLASSES[component]:
+        expected = " or ".join(sorted(_CLASSES[component]))
+        raise bad_folder(folder / path, f"is the configuration of {found}; it must be {expected}")
+    return config
+
+
+def _check_weights(folder: Path, names: Collection[str], files: list[str]) -> None:
+    for file in files:
+        if not file.endswith(".json"):
+            _check_safetensors(folder / file)
+            continue
+        shards = _read_json(folder, file).get("weight_map")
+        if not isinstance(shards, dict):
+            raise bad_folder(folder / file, "must hold a weight_map")
+        for shard in sorted({str(value) for value in shards.values()}):
+            if f"{Path(file).parent}/{shard}" not in names:
+                raise bad_folder(folder / Path(file).parent / shard, f"is missing; {file} names it")
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise bad_folder(
+                path, "is a git-lfs pointer and not the file itself (run: git lfs pull)"
+            )
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
+        if length > min(_MAX_HEADER, size - 8):
+            raise bad_folder(path, f"is truncated or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+            end = max(
+                (int(entry["data_offsets"][1]) for key, entry in header.items() if key[:2] != "__"),
+                default=0,
+            )
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise bad_folder(path, "has a damaged header") from error
+    if size != 8 + length + end:
+        raise bad_folder(
+            path, f"is truncated or damaged: {size} bytes, {8 + length + end} expected"
+        )
+
+
+def _check_tokenizer(folder: Path, names: Collection[str], component: str) -> None:
+    vocab, merges = f"{component}/vocab.json", f"{component}/merges.txt"
+    whole = f"{component}/tokenizer.json"
+    if whole in names:
+        _read_json(folder, whole)
+    elif vocab in names and merges in names:
+        _read_json(folder, vocab)
+    else:
+        missing = merges if vocab in names else vocab
+        raise bad_folder(folder / missing, "is missing")
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compare a folder's files with its `checksums.json`, if it has one: {file: SHA-256}.
+
+    Raises:
+        WeightsError: Names the first file that is missing or not what it was.
+    """
+    if not (folder / "checksums.json").is_file():
+        return
+    for name, expected in _read_json(folder, "checksums.json").items():
+        path = folder / name
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise bad_folder(path, "is missing or unreadable; checksums.json names it") from error
+        if found != expected:
+            raise bad_folder(
+                path, f"is damaged or was changed: SHA-256 {found}, expected {expected}"
+            )

@@ -1,0 +1,237 @@
+"""Loading a model part by part: no safety checker, no feature extractor, no pickle."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import torch
+from torch import nn
+
+from diffuseg.backbones.components import load_component, load_tokenizer
+from diffuseg.backbones.folder import Layout, bad_folder, inspect_folder, verify_checksums
+from diffuseg.backbones.protocols import Prediction
+from diffuseg.backbones.sampling import cumulative_alphas
+from diffuseg.backbones.sd import StableDiffusion
+from diffuseg.backbones.sdxl import TwoTowers
+from diffuseg.backbones.text import ClipTower, Tower
+from diffuseg.backbones.weights import ModelFolder, find_model
+from diffuseg.errors import InputError
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+_USUAL_SIZE = 512
+# What Stable Diffusion was trained with, for folders that do not say.
+_USUAL_SCHEDULE: Mapping[str, object] = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+_Part = TypeVar("_Part", bound=nn.Module)
+log = logging.getLogger(__name__)
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "mini",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    offline: bool | None = None,
+    variant: str | None = None,
+    compile: bool | str = False,
+) -> StableDiffusion:
+    """Load a Stable Diffusion 1.x, 2.x or XL.
+
+    Args:
+        name_or_path: A catalog name ("mini", "sd1.5", ...; `list_models` has them all), a hub id
+            "owner/name", or a folder in diffusers format.
+        device: For instance "cpu" or "cuda:1"; by default the first there is of CUDA, Apple's GPU
+            and the CPU.
+        dtype: "fp32", "fp16" or "bf16"; by default fp32 on the CPU and fp16 elsewhere. SDXL's
+            autoencoder, which overflows in fp16, is kept in fp32.
+        offline: Never use the network; by default as HF_HUB_OFFLINE says.
+        variant: Of the weight files; by default the plain ones or "fp16", as suits `dtype`.
+        compile: Compile the U-Net (True, or the name of a backend of torch). Sets
+            `torch._dynamo.config.skip_nnmodule_hook_guards` to False for the whole process: else a
+            compiled U-Net leaves recording out, silently.
+
+    Raises:
+        InputError: No such name, device or dtype.
+        WeightsError: The weights are not to be had, damaged, or of another kind.
+
+    Example:
+        >>> model = load("mini", device="cpu")  # doctest: +SKIP
+        >>> model.size, model.prediction  # doctest: +SKIP
+        (256, 'epsilon')
+    """
+    place = _pick_device(device)
+    precision = _pick_dtype(dtype, place)
+    half = precision == torch.float16
+    found = find_model(name_or_path, offline=offline, variant=variant, half=half)
+    layout = inspect_folder(found.folder, variant=variant, half=half)
+    verify_checksums(found.folder)
+    model = _assemble(found, layout, precision, place)
+    log.info("model %s from %s (%s on %s)", model.name, model.source, precision, place)
+    if compile:
+        # By default a compiled module does not look for hooks attached after compiling.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        model.unet.compile(backend=compile if isinstance(compile, str) else "inductor")
+    return model
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            "the device must be one that torch can use here",
+            got=f"{device} ({str(error).splitlines()[0]})",
+            remedy='use "cpu", or leave it out',
+        ) from error
+    return wanted
+
+
+def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.float16
+    found = _DTYPES.get(dtype.lower()) if isinstance(dtype, str) else dtype
+    if found is None or found not in _DTYPES.values():
+        raise InputError("the dtype must be fp32, fp16 or bf16", got=dtype, remedy="leave it out")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What `diffuseg.json` in a model folder may say, beyond diffusers' own files."""
+
+    size: int | None = None
+    vocabulary: tuple[str, ...] | None = None
+    mask_padding: bool = False
+    preset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+def _read_facts(path: Path, raw: Mapping[str, object]) -> _Facts:
+    size, words = raw.get("size"), raw.get("vocabulary")
+    mask, preset = raw.get("mask_padding", False), raw.get("preset", {})
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise bad_folder(path, f"has size {size!r}; it must be a number of pixels")
+    if words is not None and not (isinstance(words, list) and all(map(_is_text, words))):
+        raise bad_folder(path, "has a vocabulary that is no list of words")
+    if not isinstance(mask, bool):
+        raise bad_folder(path, f"has mask_padding {mask!r}; it must be true or false")
+    if not isinstance(preset, dict) or not all(isinstance(one, dict) for one in preset.values()):
+        raise bad_folder(path, "has a preset that is not {method: {setting: value}}")
+    return _Facts(
+        size=size,
+        vocabulary=None if words is None else tuple(words),
+        mask_padding=mask,
+        preset=preset,
+    )
+
+
+def _is_text(word: object) -> bool:
+    return isinstance(word, str)
+
+
+def _assemble(
+    found: ModelFolder, layout: Layout, dtype: torch.dtype, device: torch.device
+) -> StableDiffusion:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = found.folder
+
+    def part(kind: type[_Part], component: str) -> _Part:
+        variant = layout.variants[component]
+        return load_component(kind, folder / component, variant=variant, dtype=dtype, device=device)
+
+    facts = _read_facts(folder / "diffuseg.json", layout.facts)
+    schedule = _read_schedule(folder, layout)
+    unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
+    if layout.kind == "sdxl" and dtype == torch.float16 and vae.config.get("force_upcast"):
+        vae.float()
+    tokenizer, encoder = load_tokenizer(folder / "tokenizer"), part(CLIPTextModel, "text_encoder")
+    if layout.kind == "sdxl":
+        tower: Tower = TwoTowers(
+            tokenizer=tokenizer,
+            encoder=encoder,
+            tokenizer_2=load_tokenizer(folder / "tokenizer_2"),
+            encoder_2=part(CLIPTextModelWithProjection, "text_encoder_2"),
+            zero_negative=bool(layout.index.get("force_zeros_for_empty_prompt", True)),
+        )
+    else:
+        tower = ClipTower(tokenizer=tokenizer, encoder=encoder, mask_padding=facts.mask_padding)
+    _check_fit(folder, unet.config, vae.config, tower)
+    cells, scale = unet.config["sample_size"], 2 ** (len(vae.config["block_out_channels"]) - 1)
+    return StableDiffusion(
+        name=found.name,
+        source=found.source,
+        unet=unet,
+        vae=vae,
+        tower=tower,
+        scheduler=schedule,
+        alphas=cumulative_alphas(schedule),
+        size=facts.size or (cells * scale if isinstance(cells, int) else _USUAL_SIZE),
+        prediction=_read_prediction(folder, schedule),
+        vocabulary=facts.vocabulary,
+        preset=facts.preset,
+    )
+
+
+def _check_fit(
+    folder: Path, unet: Mapping[str, object], vae: Mapping[str, object], tower: Tower
+) -> None:
+    """Parts that load may still not belong together."""
+    cells = vae["latent_channels"]
+    if unet["in_channels"] != cells or unet["out_channels"] != cells:
+        raise bad_folder(
+            folder / "unet",
+            f"takes {unet['in_channels']} channels and gives {unet['out_channels']}, the "
+            f"autoencoder has {cells}; inpainting, depth and editing models cannot be used",
+        )
+    wanted = unet["cross_attention_dim"]
+    widths = set(wanted) if isinstance(wanted, list | tuple) else {wanted}
+    if widths != {tower.width}:
+        raise bad_folder(
+            folder / "unet", f"attends to text {wanted} wide, the text encoder gives {tower.width}"
+        )
+    if len(tower.tokenizer) > tower.vocabulary_size:
+        raise bad_folder(
+            folder / "tokenizer",
+            f"has {len(tower.tokenizer)} tokens, the text encoder only {tower.vocabulary_size}",
+        )
+
+
+def _read_schedule(folder: Path, layout: Layout) -> Mapping[str, object]:
+    if not layout.scheduler:
+        log.warning("%s has no scheduler/: taking Stable Diffusion's usual schedule", folder)
+        return _USUAL_SCHEDULE
+    return json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+
+
+def _read_prediction(folder: Path, schedule: Mapping[str, object]) -> Prediction:
+    found = schedule.get("prediction_type", "epsilon")
+    for known in get_args(Prediction):
+        if found == known:
+            return known
+    path = folder / "scheduler" / "scheduler_config.json"
+    raise bad_folder(path, f"has prediction_type {found!r}; it must be epsilon or v_prediction")

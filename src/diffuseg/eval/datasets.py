@@ -1,0 +1,147 @@
+"""Data sets to score on: pictures, their true labels and the names of the classes."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Integer
+
+from diffuseg.errors import InputError
+from diffuseg.image import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One picture with its truth.
+
+    Attributes:
+        id: Names it within the data set.
+        image: The picture.
+        truth: Class index of every pixel, or the data set's `ignore`.
+    """
+
+    id: str
+    image: Image
+    truth: Integer[np.ndarray, "h w"]
+
+    def present(self, n_classes: int) -> tuple[int, ...]:
+        """The classes that have pixels, in order.
+
+        Example:
+            >>> picture = Image(pixels=np.zeros((1, 3, 3), dtype=np.uint8))
+            >>> Sample(id="a", image=picture, truth=np.array([[2, 0, 255]])).present(3)
+            (0, 2)
+        """
+        return tuple(int(label) for label in np.unique(self.truth) if 0 <= label < n_classes)
+
+
+class Dataset(Protocol):
+    """Pictures in a fixed order. Structural: a data set has these, it does not inherit them.
+
+    Attributes:
+        name: As users type it.
+        split: Which part.
+        seed: Of a generated data set; None where the pictures are given.
+        classes: Names in the order of the labels.
+        ignore: Label of pixels that are not scored.
+        groups: Named sets of classes that get an average of their own.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def ignore(self) -> int: ...
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class SceneSet:
+    """The first `n` scenes of a stream of the procedural world.
+
+    Args:
+        split: "train", "val" or "test".
+        seed: Which stream; all streams of val and test are held out from training.
+        n: Number of scenes.
+
+    Raises:
+        InputError: Another split, or a number that is negative.
+
+    Example:
+        >>> scenes = SceneSet(split="test", seed=1, n=3)
+        >>> len(scenes), scenes[0].id, len(scenes.classes)
+        (3, 'test-1-0', 18)
+    """
+
+    name = "scenes"
+    ignore = 255
+
+    def __init__(self, *, split: str = "test", seed: int = 1, n: int = 200) -> None:
+        from diffuseg.world import CLASSES, STUFF, THINGS, Scenes
+
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(
+                "the number of scenes must be at least 1", got=n, remedy="use --limit 200"
+            )
+        self._scenes = Scenes(split=split, seed=seed)
+        self._n = n
+        self.split = split
+        self.seed: int | None = seed
+        self.classes: tuple[str, ...] = CLASSES
+        self.groups: Mapping[str, tuple[str, ...]] = {"things": THINGS, "stuff": STUFF}
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._n:
+            raise IndexError(index)
+        scene = self._scenes[index]
+        name = f"{self.split}-{self.seed}-{index}"
+        return Sample(id=name, image=Image(pixels=scene.image, source=name), truth=scene.labels)
+
+
+def _open_scenes(split: str | None, seed: int, limit: int | None) -> Dataset:
+    return SceneSet(split=split or "test", seed=seed, n=200 if limit is None else limit)
+
+
+DATASETS: dict[str, Callable[[str | None, int, int | None], Dataset]] = {"scenes": _open_scenes}
+"""Every data set by name: (split, seed, limit) to the opened set."""
+
+
+def open_dataset(
+    name: str, *, split: str | None = None, seed: int = 1, limit: int | None = None
+) -> Dataset:
+    """Return a data set by name.
+
+    Args:
+        name: One of `DATASETS`.
+        split: Which part; None: the one the data set is usually scored on.
+        seed: Which stream, for generated data.
+        limit: Only the first so many pictures.
+
+    Raises:
+        InputError: No such data set, split or stream.
+
+    Example:
+        >>> len(open_dataset("scenes", limit=2))
+        2
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(
+            "the data set must be a known one",
+            got=name,
+            remedy=f"{hint}use one of {', '.join(DATASETS)}",
+        )
+    return DATASETS[name](split, seed, limit)

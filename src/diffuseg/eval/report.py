@@ -1,0 +1,208 @@
+"""What an evaluation found, with everything needed to repeat and to judge it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from diffuseg import render
+from diffuseg.eval.datasets import Dataset, Sample
+from diffuseg.eval.metrics import AVERAGES, Average, ConfusionMatrix
+from diffuseg.files import atomic_path
+from diffuseg.result import Segmentation
+
+_LABELS_GIVEN = "the classes present in each image are given; the method chooses among them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The figures of one run and how they came about.
+
+    Attributes:
+        dataset: Name of the data set; with `split` and `seed`.
+        n_images: Pictures scored.
+        pixels_scored: Pixels whose truth is a class.
+        miou: Mean intersection over union by the rule `average`, from one confusion matrix.
+        acc: Share of pixels that is right.
+        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
+        metrics: These and other figures by name; `miou_things` is the mean over that group.
+        per_class: Intersection over union of every class; None where it occurs nowhere.
+        protocol: In words, what the method was told.
+        uses_gt_image_labels: Whether it was told which classes are in the image.
+        geometry: At which size was scored.
+        threshold: Background threshold and what it was chosen on; None where there is none.
+        model: Name, source and checksum of the U-Net.
+        method: Name of the method.
+        parameters: Its settings, presets of the model filled in.
+        config: Settings of the run beside them.
+        versions: Of everything that computes.
+        hardware: Where it ran.
+        seconds_per_image: Median and mean of reading to result, without rendering of scenes.
+        peak_memory_mb: Of the whole process; on an accelerator, of its memory too.
+        skipped: Pictures that were left out.
+    """
+
+    dataset: str
+    split: str
+    seed: int | None
+    n_images: int
+    pixels_scored: int
+    miou: float
+    acc: float
+    average: Average
+    metrics: Mapping[str, float]
+    per_class: Mapping[str, float | None]
+    protocol: str = _LABELS_GIVEN
+    uses_gt_image_labels: bool = True
+    uses_gt_assignment: bool = False
+    uses_gt_first_frame: bool = False
+    geometry: str = "scored at the size of the image"
+    threshold: Mapping[str, object] | None = None
+    model: Mapping[str, object] = field(default_factory=dict)
+    method: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    seconds_per_image: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_mb: Mapping[str, float] = field(default_factory=dict)
+    skipped: Sequence[str] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON values; a figure without a value is None."""
+        return _plain(asdict(self))  # type: ignore[return-value]
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """Return the report as a page to read."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        rows = [
+            ("mIoU", _percent(self.miou)),
+            *(
+                (f"mIoU, {name.removeprefix('miou_')}", _percent(value))
+                for name, value in self.metrics.items()
+                if name.startswith("miou_") and name.removeprefix("miou_") not in AVERAGES
+            ),
+            ("pixel accuracy", _percent(self.acc)),
+            ("seconds an image (median)", f"{self.seconds_per_image.get('median', math.nan):.3f}"),
+            *((f"peak memory, {k}", f"{v:.0f} MB") for k, v in self.peak_memory_mb.items()),
+        ]
+        notes = [
+            f"Protocol: {self.protocol}"
+            + (" (image-level labels are used)" if self.uses_gt_image_labels else "")
+            + f"; {self.geometry}.",
+            f"mIoU: one confusion matrix over all images, averaging rule `{self.average}`. "
+            + "By the other rules: "
+            + ", ".join(
+                f"`{rule}` {_percent(self.metrics[f'miou_{rule}'])}"
+                for rule in AVERAGES
+                if rule != self.average
+            )
+            + ".",
+            f"Model: {self.model.get('name')} from {self.model.get('source')}, U-Net SHA-256 "
+            f"`{str(self.model.get('unet_sha256'))[:16]}…`.",
+            "Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
+            "Run: " + ", ".join(f"{k}={v!r}" for k, v in self.config.items()) + ".",
+            "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
+            "Hardware: " + ", ".join(f"{k} {v}" for k, v in self.hardware.items()) + ".",
+        ]
+        classes = sorted(self.per_class.items(), key=lambda item: -(item[1] or 0.0))
+        return "\n".join(
+            [
+                f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}"
+                f"{seed}: {self.n_images} images",
+                "",
+                *_table(("figure", "value"), rows),
+                "",
+                *(f"- {note}" for note in notes),
+                "",
+                *_table(("class", "IoU"), [(name, _percent(iou)) for name, iou in classes]),
+                "",
+            ]
+        )
+
+
+def score(matrix: ConfusionMatrix, dataset: Dataset, average: Average) -> dict[str, float]:
+    """Return every figure of a confusion matrix by name.
+
+    Example:
+        >>> from diffuseg.eval.datasets import SceneSet
+        >>> matrix = ConfusionMatrix(18)
+        >>> matrix.update(np.array([0, 12]), np.array([0, 13]))
+        >>> score(matrix, SceneSet(n=1), "gt_present")["miou_things"]
+        1.0
+    """
+    figures = {"miou": matrix.miou(average), "acc": matrix.accuracy()}
+    for group, names in dataset.groups.items():
+        indices = [dataset.classes.index(name) for name in names]
+        figures[f"miou_{group}"] = matrix.miou(average, classes=indices)
+    figures |= {f"miou_{rule}": matrix.miou(rule) for rule in AVERAGES}
+    return figures | {"mean_acc": matrix.mean_accuracy(), "fwiou": matrix.fwiou()}
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.json` and `report.md` into a folder."""
+    for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def write_strip(
+    path: Path,
+    cases: Sequence[tuple[Sample, Segmentation, float]],
+    dataset: Dataset,
+) -> None:
+    """Write pictures in rows: the image, what was found, what is true.
+
+    Args:
+        path: Of the PNG.
+        cases: Image, result and its mean intersection over union.
+        dataset: Where they come from.
+    """
+    panels: list[object] = []
+    titles: list[str] = []
+    for sample, found, miou in cases:
+        true = truth_segmentation(sample, dataset)
+        panels += [
+            sample.image,
+            render.overlay(sample.image, found, legend=False),
+            render.overlay(sample.image, true),
+        ]
+        titles += [f"{sample.id}: mIoU {miou:.2f}", "found", "true"]
+    with atomic_path(path) as temporary:
+        render.strip(panels, titles, columns=3).save(temporary)
+
+
+def truth_segmentation(sample: Sample, dataset: Dataset) -> Segmentation:
+    """Return the truth of an image as a segmentation into the classes it shows."""
+    present = sample.present(len(dataset.classes))
+    position = np.full(len(dataset.classes), 65535, dtype=np.int32)
+    position[list(present)] = np.arange(len(present))
+    inside = (sample.truth >= 0) & (sample.truth < len(dataset.classes))
+    labels = np.where(inside, position[np.where(inside, sample.truth, 0)], 65535)
+    return Segmentation(labels=labels, names=tuple(dataset.classes[i] for i in present))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

@@ -1,0 +1,267 @@
+"""A method over a data set: every image segmented and scored, then the report."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffuseg.api import Segmenter, build_segmenter, model_name
+from diffuseg.backbones import Diffusion
+from diffuseg.errors import InputError
+from diffuseg.eval.datasets import Dataset, Sample, open_dataset
+from diffuseg.eval.metrics import Average, ConfusionMatrix
+from diffuseg.eval.report import Report, score, write_report, write_strip
+from diffuseg.eval.state import ImageScore, RunState
+from diffuseg.methods import method_name
+from diffuseg.result import IGNORE, Segmentation
+
+_STRIP = 4  # best and worst images shown
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    dataset: str | Dataset = "scenes",
+    *,
+    method: object = "attend",
+    model: object = None,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 1,
+    noise_seed: int = 0,
+    size: int | None = None,
+    batch_size: int = 4,
+    average: Average = "gt_present",
+    report: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Score a method on a data set, the classes of each image given.
+
+    Args:
+        dataset: A name, such as "scenes", or a data set of your own.
+        method: A name, or a method object with settings of your own.
+        model: As for `segment`.
+        split: Which part of the data set; by default the one usually scored.
+        limit: Only the first so many images; 200 for Scenes.
+        seed: Which stream of scenes.
+        noise_seed: Of the noise the images are shown under.
+        size: Side of the square whose area the model sees.
+        batch_size: Images that go through the model together.
+        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
+        report: A folder for `report.json`, `report.md`, `best.png`, `worst.png` and the state of
+            the run: called again with the same settings, it goes on where it was stopped.
+        progress: Called with (done, all) after every batch.
+
+    Raises:
+        InputError: No such data set, split, model or method; the folder cannot be written.
+        WeightsError: The model's weights are not to be had.
+
+    Example:
+        >>> evaluate("scenes", model="mini", limit=8).miou  # doctest: +SKIP
+        0.61
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError("batch_size must be at least 1", got=batch_size, remedy="use 4")
+    data = (
+        open_dataset(dataset, split=split, seed=seed, limit=limit)
+        if isinstance(dataset, str)
+        else dataset
+    )
+    n_images = len(data) if limit is None else min(limit, len(data))
+    empty = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
+    empty.miou(average)  # an unknown rule is noticed now, not after hours
+    segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
+    config = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
+    identity = _identify(segmenter.model)
+    folder = None if report is None else Path(report)
+    settings = {
+        "dataset": [data.name, data.split, data.seed, data.classes, data.ignore],
+        "model": identity,
+        "preset": dict(segmenter.model.preset),
+        "method": [method_name(segmenter.method), _fields(segmenter.method)],
+        **config,
+        "version": metadata.version("diffuseg"),
+    }
+    state = RunState(None if folder is None else folder / "images.jsonl", settings, empty)
+    state.scores = {i: one for i, one in state.scores.items() if i < n_images}
+    if state.scores:
+        log.info("going on after %d of %d images", len(state.scores), n_images)
+
+    parameters = _run(segmenter, data, state, n_images, batch_size, progress)
+    if folder is not None:
+        parameters = _write_strips(segmenter, data, state, folder) or parameters
+    matrix = state.total()
+    found = _report(data, matrix, state, average, segmenter, parameters, identity, config)
+    if folder is not None:
+        write_report(found, folder)
+    return found
+
+
+def _run(
+    segmenter: Segmenter,
+    data: Dataset,
+    state: RunState,
+    n_images: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, object]:
+    """Score what is not scored yet; return the method's settings as they were used."""
+    parameters: dict[str, object] = {}
+    for start in range(0, n_images, batch_size):
+        # Always whole batches of the same images, so that a run that was stopped in between
+        # computes what an undisturbed one does, to the last bit.
+        batch = range(start, min(start + batch_size, n_images))
+        if not all(index in state.scores for index in batch):
+            samples = [data[index] for index in batch]
+            results = segment_samples(segmenter, samples, data)
+            parameters = dict(results[0].provenance.parameters)
+            scores = [
+                _score_one(index, sample, result, data)
+                for index, sample, result in zip(batch, samples, results, strict=True)
+            ]
+            state.add(scores)
+        if progress is not None:
+            progress(batch.stop, n_images)
+    return parameters
+
+
+def segment_samples(
+    segmenter: Segmenter, samples: Sequence[Sample], data: Dataset
+) -> list[Segmentation]:
+    """Segment images into the classes each of them shows."""
+    classes = [
+        [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)
+        for sample in samples
+    ]
+    return segmenter.many([sample.image for sample in samples], classes)
+
+
+def _score_one(index: int, sample: Sample, result: Segmentation, data: Dataset) -> ImageScore:
+    matrix = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
+    matrix.update(sample.truth, class_labels(result, data))
+    seconds = sum(result.provenance.seconds.values())
+    return ImageScore(index=index, matrix=matrix, seconds=seconds)
+
+
+def class_labels(result: Segmentation, data: Dataset) -> np.ndarray:
+    """Return a result's labels as class indices of a data set; undecided where it names others."""
+    lookup = np.full(len(result.names) + 1, IGNORE, dtype=np.int32)
+    for position, name in enumerate(result.names):
+        if name in data.classes:
+            lookup[position] = data.classes.index(name)
+    undecided = result.labels == result.ignore
+    return lookup[np.where(undecided, len(result.names), result.labels)]
+
+
+def _write_strips(
+    segmenter: Segmenter, data: Dataset, state: RunState, folder: Path
+) -> dict[str, object]:
+    mious = {index: one.matrix.miou() for index, one in state.scores.items()}
+    ranked = sorted((i for i in mious if not np.isnan(mious[i])), key=lambda i: (-mious[i], i))
+    parameters: dict[str, object] = {}
+    for name, chosen in (("best", ranked[:_STRIP]), ("worst", ranked[::-1][:_STRIP])):
+        samples = [data[index] for index in chosen]
+        if not samples:
+            continue
+        results = segment_samples(segmenter, samples, data)
+        parameters = dict(results[0].provenance.parameters)
+        cases = list(zip(samples, results, [mious[index] for index in chosen], strict=True))
+        write_strip(folder / f"{name}.png", cases, data)
+    return parameters
+
+
+def _report(
+    data: Dataset,
+    matrix: ConfusionMatrix,
+    state: RunState,
+    average: Average,
+    segmenter: Segmenter,
+    parameters: dict[str, object],
+    identity: dict[str, object],
+    config: dict[str, object],
+) -> Report:
+    figures = score(matrix, data, average)
+    iou = [None if np.isnan(value) else float(value) for value in matrix.iou()]
+    seconds = [one.seconds for one in state.scores.values()]
+    threshold = None
+    if parameters.get("background") == "threshold":
+        threshold = {"value": parameters.get("threshold"), "chosen_on": "given beforehand"}
+    return Report(
+        dataset=data.name,
+        split=data.split,
+        seed=data.seed,
+        n_images=matrix.n_images,
+        pixels_scored=matrix.n_pixels,
+        miou=figures["miou"],
+        acc=figures["acc"],
+        average=average,
+        metrics=figures,
+        per_class=dict(zip(data.classes, iou, strict=True)),
+        threshold=threshold,
+        model=identity,
+        method=method_name(segmenter.method),
+        parameters=parameters,
+        config=config,
+        versions=versions(),
+        hardware={
+            "device": str(segmenter.model.device),
+            "dtype": str(segmenter.model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "processor": platform.processor() or platform.machine(),
+        },
+        seconds_per_image={
+            "median": round(statistics.median(seconds), 6),
+            "mean": round(statistics.fmean(seconds), 6),
+        },
+        peak_memory_mb=_peak_memory(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that computes."""
+    packages = ("diffuseg", "torch", "diffusers", "transformers", "numpy", "pillow")
+    return {"python": platform.python_version()} | {one: metadata.version(one) for one in packages}
+
+
+def _identify(model: Diffusion) -> dict[str, object]:
+    """Name, source and a checksum of the weights that are really in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in model.unet.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {
+        "name": model_name(model),
+        "source": model.source,
+        "unet_sha256": digest.hexdigest(),
+    }
+
+
+def _fields(method: object) -> object:
+    if is_dataclass(method) and not isinstance(method, type):
+        return json.loads(json.dumps(asdict(method), default=str))
+    return repr(method)
+
+
+def _peak_memory() -> dict[str, float]:
+    peak: dict[str, float] = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        kilobyte = 1 if sys.platform == "darwin" else 1024
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+        peak["process"] = round(used / 1e6, 1)
+    if torch.cuda.is_available():
+        peak["cuda"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return peak

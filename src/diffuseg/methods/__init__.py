@@ -1,0 +1,58 @@
+"""The methods by name, and what all of them share.
+
+A method is a frozen dataclass whose fields are its paper's hyper-parameters. It says what it needs
+recorded and turns a record into a segmentation; it knows no model.
+"""
+
+from diffuseg.errors import InputError
+from diffuseg.methods.attend import Attend
+from diffuseg.methods.needs import Method, Model, Needs
+from diffuseg.methods.settings import parse_settings, with_preset, with_settings
+
+METHODS: dict[str, type[Attend]] = {"attend": Attend}
+"""Every method by the name users type."""
+
+__all__ = [
+    "METHODS",
+    "Attend",
+    "Method",
+    "Model",
+    "Needs",
+    "find_method",
+    "method_name",
+    "parse_settings",
+    "with_preset",
+    "with_settings",
+]
+
+
+def find_method(method: object) -> Method:
+    """Return a method from its name, or the method itself.
+
+    Raises:
+        InputError: No method of that name, or something else altogether.
+
+    Example:
+        >>> find_method("attend").timestep is None
+        True
+    """
+    if isinstance(method, str) and method.lower() in METHODS:
+        return METHODS[method.lower()]()
+    if not isinstance(method, str | type) and callable(method) and hasattr(method, "needs"):
+        return method  # type: ignore[return-value]
+    raise InputError(
+        "the method must be a known name or a method object",
+        got=repr(method),
+        remedy=f"use one of {', '.join(METHODS)}, or an object such as Attend(timestep=50)",
+    )
+
+
+def method_name(method: Method) -> str:
+    """Return the name of a method, or of its class if it has none here.
+
+    Example:
+        >>> method_name(Attend())
+        'attend'
+    """
+    names = (name for name, known in METHODS.items() if type(method) is known)
+    return next(names, type(method).__name__)

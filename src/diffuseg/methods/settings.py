@@ -1,0 +1,181 @@
+"""Settings of a method by name: from a model's preset, from text on a command line."""
+
+import difflib
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from diffuseg.errors import InputError
+from diffuseg.record import AttentionRecord
+
+M = TypeVar("M")
+
+
+def with_settings(method: M, settings: Mapping[str, object]) -> M:
+    """Return the method with fields replaced, each checked against the field's type.
+
+    Args:
+        method: A method, a frozen dataclass.
+        settings: Values by field name. Text is read as the field's type: "0.5", "true", "none",
+            "4,8" for several values. Lists, as JSON has them, become tuples.
+
+    Raises:
+        InputError: No field of that name, or a value of another type.
+
+    Example:
+        >>> from diffuseg.methods.attend import Attend
+        >>> with_settings(Attend(), {"levels": "2,4", "refine": "1"}).levels
+        (2, 4)
+    """
+    hints = get_type_hints(type(method))
+    known = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise InputError(
+                f"a setting must be a field of {type(method).__name__}",
+                got=name,
+                remedy=f"{hint}its fields are {', '.join(known)}",
+            )
+        try:
+            values[name] = _converted(value, hints[name])
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{name} must be {_described(hints[name])}",
+                got=value,
+                remedy=f"for example {name}={_example(hints[name])}",
+            ) from error
+    return replace(method, **values)  # type: ignore[type-var]
+
+
+def with_preset(method: M, preset: Mapping[str, object]) -> M:
+    """Return the method with the fields that are None filled from a model's preset.
+
+    Raises:
+        InputError: As `with_settings`.
+
+    Example:
+        >>> from diffuseg.methods.attend import Attend
+        >>> filled = with_preset(Attend(refine=2), {"timestep": 50, "refine": 0})
+        >>> filled.timestep, filled.refine
+        (50, 2)
+    """
+    known = {field.name for field in fields(method)}  # type: ignore[arg-type]
+    open_ = {
+        name: value
+        for name, value in preset.items()
+        if name not in known or getattr(method, name) is None
+    }
+    return with_settings(method, open_)
+
+
+def recorded_preset(record: AttentionRecord, name: str) -> dict[str, object]:
+    """Return the preset for a method that the recorded model had; empty if it had none.
+
+    Example:
+        >>> recorded_preset(AttentionRecord(layers=(), grids={}), "attend")
+        {}
+    """
+    return json.loads(str(record.header.provenance.get("preset") or "{}")).get(name, {})
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Read "name=value" texts.
+
+    Raises:
+        InputError: One has no "=" or no name, or a name comes twice.
+
+    Example:
+        >>> parse_settings(["timestep=50", "template=a {}"])
+        {'timestep': '50', 'template': 'a {}'}
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip() or name.strip() in found:
+            raise InputError(
+                "settings are given as name=value, each name once",
+                got=pair,
+                remedy="for example --set timestep=50",
+            )
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _converted(value: Any, hint: Any) -> object:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, get_args(hint))
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise ValueError(value)
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not parts:
+            raise ValueError(value)
+        return tuple(_converted(_stripped(part), get_args(hint)[0]) for part in parts)
+    if hint in (None, type(None)):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        raise ValueError(value)
+    if hint is bool:
+        return _truth(value)
+    if hint is str:
+        if not isinstance(value, str):
+            raise ValueError(value)
+        return value
+    if isinstance(value, bool) or (hint is int and isinstance(value, float)):
+        raise ValueError(value)
+    return hint(value)
+
+
+def _first_that_fits(value: object, hints: Sequence[Any]) -> object:
+    # "none" must become None where that is allowed, not the text "none".
+    for hint in sorted(hints, key=lambda one: one is not type(None)):
+        try:
+            return _converted(value, hint)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(value)
+
+
+def _stripped(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if not isinstance(value, str) or value.lower() not in words:
+        raise ValueError(value)
+    return words[value.lower()]
+
+
+def _described(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(one) for one in get_args(hint))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if origin is tuple:
+        return f"one or more values ({_described(get_args(hint)[0])}), with commas"
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return plain.get(hint, "none")
+
+
+def _example(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _example(get_args(hint)[0])
+    if origin is Literal:
+        return str(get_args(hint)[0])
+    if origin is tuple:
+        one = get_args(hint)[0]
+        return {int: "2,4", float: "0.3,0.7"}.get(one, "one,two")
+    return {int: "1", float: "0.5", bool: "true"}.get(hint, "text")

@@ -1,0 +1,158 @@
+"""The miniature's recipe, end to end at toy size, stopped and resumed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffuseg.backbones import load
+from diffuseg.errors import InputError
+from diffuseg.train.data import Progress, crop_scene
+from diffuseg.train.denoiser import Denoiser, scaled_linear_alphas
+from diffuseg.train.mini import export_mini, train_mini
+from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaeRecipe
+from diffuseg.world.captions import VOCABULARY
+from diffuseg.world.scenes import Scenes
+from diffuseg.world.tokenizer import build_tokenizer
+
+TOY = MiniRecipe(
+    size=128,
+    scenes=6,
+    shard=4,
+    crops=1,
+    crop_size=128,
+    vae=VaeRecipe(channels=(8, 8, 8, 8), crop=32, batch=2, steps=3),
+    denoiser=DenoiserRecipe(
+        channels=(16, 16, 16, 16),
+        heads=2,
+        text_width=16,
+        text_heads=2,
+        phases=(
+            PhaseRecipe(pictures="crops", steps=3, batch=2, learning_rate=1e-3),
+            PhaseRecipe(pictures="scenes", steps=2, batch=2, learning_rate=1e-3),
+        ),
+    ),
+)
+
+
+@contextmanager
+def quiet(title: str) -> Iterator[Progress]:
+    yield lambda done, total: None
+
+
+def run(out: Path, work: Path, recipe: MiniRecipe = TOY, stage: str = "all") -> None:
+    train_mini(out, work, stage=stage, recipe=recipe, device="cpu", workers=1, meter=quiet)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("mini")
+    run(base / "mini", base / "work")
+    return base
+
+
+def test_folder_loads_as_any_stable_diffusion(trained: Path) -> None:
+    model = load(str(trained / "mini"), device="cpu")
+    text = model.embed(["a red car on grass"])
+    latents = model.encode(torch.rand(1, 3, 128, 128))
+    assert model.denoise(latents, 100, text).shape == (1, 4, 16, 16)
+    assert model.size == 128
+    assert set(model.vocabulary) == set(VOCABULARY)
+
+
+def test_latents_have_unit_spread(trained: Path) -> None:
+    values = load_file(trained / "work" / "latents-scenes-0000.safetensors")["values"]
+    assert values.shape == (4, 2, 4, 16, 16)
+    assert 0.5 < values.float().std() < 2
+
+
+def test_checksums_cover_every_file(trained: Path) -> None:
+    folder = trained / "mini"
+    listed = set(json.loads((folder / "checksums.json").read_text()))
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert present - {"checksums.json"} == listed
+
+
+def test_stopped_run_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path) -> None:
+    first, second = TOY.denoiser.phases
+    # The rate depends on how many steps a phase has, so a run is stopped by making the second
+    # phase as long as it was and only the first complete.
+    short = replace(TOY, denoiser=replace(TOY.denoiser, phases=(first,)))
+    for stage in ("render", "vae"):
+        run(tmp_path / "mini", tmp_path / "work", stage=stage)
+    run(tmp_path / "mini", tmp_path / "work", stage="latents")
+    run(tmp_path / "mini", tmp_path / "work", short, stage="unet")
+    assert not (tmp_path / "work" / f"unet-{second.pictures}.safetensors").exists()
+    run(tmp_path / "mini", tmp_path / "work")
+    ours = load_file(tmp_path / "mini" / "unet" / "diffusion_pytorch_model.safetensors")
+    unbroken = load_file(trained / "mini" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(ours[name], unbroken[name]) for name in unbroken)
+
+
+def test_export_replaces_the_folder_whole(trained: Path) -> None:
+    (trained / "mini" / "stray.txt").write_text("left over")
+    export_mini(TOY, trained / "work", trained / "mini")
+    assert not (trained / "mini" / "stray.txt").exists()
+    assert sorted(p.name for p in trained.iterdir()) == ["mini", "work"]
+
+
+def test_a_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--stage render"):
+        run(tmp_path / "mini", tmp_path / "work", stage="vae")
+    with pytest.raises(InputError, match="--stage vae"):
+        run(tmp_path / "mini", tmp_path / "work", stage="latents")
+    with pytest.raises(InputError, match="the stage must be one of"):
+        run(tmp_path / "mini", tmp_path / "work", stage="unets")
+
+
+def test_checkpoint_of_another_recipe_is_refused(trained: Path, tmp_path: Path) -> None:
+    wider = replace(TOY, denoiser=replace(TOY.denoiser, text_width=32))
+    with pytest.raises(InputError, match="same recipe"):
+        export_mini(wider, trained / "work", tmp_path / "mini")
+    assert not (tmp_path / "mini").exists()
+
+
+def test_crops_are_captioned_by_what_they_show() -> None:
+    scenes = Scenes(split="train", seed=3)
+    for index in range(20):
+        scene = scenes[index]
+        picture, phrases = crop_scene(scene, np.random.default_rng(index), side=64)
+        kinds = {thing.kind for thing in scene.things}
+        assert picture.shape == (64, 64, 3)
+        named = {word for phrase in phrases for word in phrase.split()}
+        assert named & (kinds | set(scene.stuff))
+        assert not named & (set(scenes_things()) - kinds)
+
+
+def scenes_things() -> tuple[str, ...]:
+    from diffuseg.world.scenes import THINGS
+
+    return THINGS
+
+
+def test_hidden_padding_keeps_the_caption_from_leaking() -> None:
+    """With end and padding tokens hidden, they cannot change what the U-Net says."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(VOCABULARY)
+    model = Denoiser(TOY.denoiser, tokenizer, side=8).eval()
+    ids = tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
+    latents, step = torch.randn(1, 4, 16, 16), torch.tensor([100])
+    with torch.no_grad():
+        long, _ = model(latents, step, ids, True)
+        short, _ = model(latents, step, ids[:, :6], True)
+        open_, _ = model(latents, step, ids, False)
+    torch.testing.assert_close(long, short)
+    assert not torch.allclose(long, open_)
+
+
+def test_schedule_is_stable_diffusions() -> None:
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    torch.testing.assert_close(scaled_linear_alphas(), theirs.alphas_cumprod)

@@ -1,0 +1,40 @@
+"""The metrics against the references' own numbers."""
+
+import numpy as np
+import pytest
+
+from diffuseg.eval.metrics import ConfusionMatrix
+
+
+@pytest.mark.golden("metrics_miou")
+def test_confusion_matrix(golden):
+    truth, prediction = golden["in_gt"], golden["in_pred"]
+    k, ignore = golden.scalar("param_num_classes"), golden.scalar("param_ignore")
+    parts = []
+    for g, p in zip(truth, prediction, strict=True):
+        part = ConfusionMatrix(k, ignore=ignore)
+        part.update(g, p)
+        parts.append(part)
+    half = len(parts) // 2
+    matrix = sum(parts[1:half], parts[0]) + sum(parts[half + 1 :], parts[half])
+
+    golden.check("out_confusion", matrix.counts)
+    golden.check("out_iou", matrix.iou(), atol=1e-9)
+    golden.check("out_pixel_accuracy", matrix.accuracy(), atol=1e-9)
+    golden.check("out_mean_accuracy", matrix.mean_accuracy(), atol=1e-9)
+    golden.check("out_miou_gt_present", matrix.miou("gt_present"), atol=1e-9)
+    golden.check("out_miou_vspw", matrix.miou("gt_present"), atol=1e-9)
+    golden.check("out_miou_union_present", matrix.miou("union_present"), atol=1e-9)
+    golden.check("out_iou_eps", matrix.iou_eps(), atol=1e-9)
+    golden.check("out_miou_all_eps", matrix.miou("all_eps"), atol=1e-9)
+    golden.check("out_fwiou_vspw", matrix.fwiou(), atol=1e-9)
+    golden.check(
+        "out_per_image_miou_gt_present", [part.miou("gt_present") for part in parts], atol=1e-9
+    )
+    golden.check(
+        "out_miou_foreground_gt_present",
+        matrix.miou("gt_present", classes=range(1, k)),
+        atol=1e-9,
+    )
+    assert matrix.n_images == len(truth)
+    assert matrix.n_pixels == np.count_nonzero((truth != ignore) & (truth < k))
