@@ -13,7 +13,7 @@ from diffuseg.backbones import Diffusion, load
 from diffuseg.batch import Asked, Job, Shot, ask, capture_batch, group_jobs, model_name
 from diffuseg.errors import InputError
 from diffuseg.image import Image, read_image, working_hw
-from diffuseg.methods import Method, Needs, find_method, method_name
+from diffuseg.methods import DEFAULT_METHOD, Method, Needs, find_method, method_name
 from diffuseg.prompts import ClassName, parse_classes
 from diffuseg.record import AttentionRecord
 from diffuseg.result import Segmentation
@@ -40,19 +40,22 @@ class ModelCache:
 
     def __init__(self, limit: int = 1) -> None:
         self.limit = limit
-        self._models: OrderedDict[str, Diffusion] = OrderedDict()
+        self._models: OrderedDict[tuple[str, str | None], Diffusion] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._models)
 
-    def get(self, name: str) -> Diffusion:
-        """Return the model of that name, loading it if it is not there."""
-        if name not in self._models:
+    def get(
+        self, name: str, *, device: str | None = None, offline: bool | None = None
+    ) -> Diffusion:
+        """Return the model of that name on that device, loading it if it is not there."""
+        key = (name, device)
+        if key not in self._models:
             while len(self._models) >= self.limit:
                 self._models.popitem(last=False)
-            self._models[name] = load(name)
-        self._models.move_to_end(name)
-        return self._models[name]
+            self._models[key] = load(name, device=device, offline=offline)
+        self._models.move_to_end(key)
+        return self._models[key]
 
     def clear(self) -> None:
         """Forget all models, so that their memory can be freed."""
@@ -122,6 +125,14 @@ class Segmenter:
                 results[i] = self._finish(held[i], shot, seconds)
         return [results[i] for i in range(len(held))]
 
+    def check(self) -> None:
+        """Make sure the method has the classes it needs, and the model knows them.
+
+        Raises:
+            InputError: Not so.
+        """
+        self._ask(None, self.method.needs(self.model))
+
     def capture(
         self, image: object, classes: object = None, *, everything: bool = False
     ) -> AttentionRecord:
@@ -161,7 +172,7 @@ class Segmenter:
 
 def build_segmenter(
     model: object = None,
-    method: object = "attend",
+    method: object = DEFAULT_METHOD,
     classes: object = None,
     *,
     seed: int = 0,
@@ -193,9 +204,9 @@ def build_segmenter(
     """
     chosen = find_method(method)
     parsed = None if classes is None else parse_classes(classes)
-    _check_number("seed", seed, least=0)
+    check_number("seed", seed, least=0)
     if size is not None:
-        _check_number("size", size, least=64)
+        check_number("size", size, least=64)
     segmenter = Segmenter(
         model=find_model(model),
         method=chosen,
@@ -216,7 +227,7 @@ def segment(
     classes: object = None,
     *,
     model: object = None,
-    method: object = "attend",
+    method: object = DEFAULT_METHOD,
     seed: int = 0,
     size: int | None = None,
     fit: Fit = "aspect",
@@ -254,7 +265,7 @@ def segment_many(
     classes: object = None,
     *,
     model: object = None,
-    method: object = "attend",
+    method: object = DEFAULT_METHOD,
     seed: int = 0,
     size: int | None = None,
     fit: Fit = "aspect",
@@ -276,7 +287,7 @@ def segment_many(
         >>> for seg in segment_many(["a.png", "b.png"], "ball, grass"):  # doctest: +SKIP
         ...     print(seg.areas)
     """
-    _check_number("batch_size", batch_size, least=1)
+    check_number("batch_size", batch_size, least=1)
     segmenter = build_segmenter(
         model, method, classes, seed=seed, size=size, fit=fit, keep_scores=keep_scores
     )
@@ -325,7 +336,7 @@ def capture(
         >>> held.save("a.safetensors")  # doctest: +SKIP
     """
     held = read_image(image)
-    _check_number("seed", seed, least=0)
+    check_number("seed", seed, least=0)
     chosen = find_model(model)
     parsed = None if classes is None else parse_classes(classes)
     hw = working_hw(held.hw, size=size or chosen.size, fit=fit)
@@ -333,15 +344,24 @@ def capture(
     return shot.record
 
 
-def find_model(model: object = None) -> Diffusion:
+def find_model(
+    model: object = None, *, device: str | None = None, offline: bool | None = None
+) -> Diffusion:
     """Return a model from a name, hub id or folder, or the model itself.
 
-    None means the one named by the environment variable DIFFUSEG_MODEL, else "mini".
+    Args:
+        model: None means the one named by the environment variable DIFFUSEG_MODEL, else "mini".
+        device: Where a named model is loaded, such as "cpu" or "cuda:1".
+        offline: Never use the network.
+
+    Raises:
+        InputError: No such model, or not a model.
+        WeightsError: The weights are not to be had.
     """
     if model is None:
         model = os.environ.get(MODEL_VARIABLE) or "mini"
     if isinstance(model, str | os.PathLike):
-        return loaded.get(os.fspath(model))
+        return loaded.get(os.fspath(model), device=device, offline=offline)
     if not all(hasattr(model, name) for name in ("unet", "encode", "embed", "denoise")):
         raise InputError(
             "the model must be a name, a hub id, a folder or a loaded model",
@@ -351,7 +371,15 @@ def find_model(model: object = None) -> Diffusion:
     return model  # type: ignore[return-value]
 
 
-def _check_number(name: str, value: object, *, least: int) -> None:
+def check_number(name: str, value: object, *, least: int) -> None:
+    """Make sure a number is whole and not too small.
+
+    Raises:
+        InputError: It is not.
+
+    Example:
+        >>> check_number("batch_size", 4, least=1)
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(
             f"{name} must be a whole number of at least {least}",

@@ -9,7 +9,6 @@ then done when the pass is over.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
@@ -52,11 +51,11 @@ def record(
     levels: int | Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     features: str | Sequence[str] = (),
-    steps: float | Sequence[float] | None = None,
-    half: Literal["auto", "all", "cond", "uncond"] = "auto",
+    steps: int | float | Sequence[int | float] | None = None,
+    half: str = "auto",
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = "cpu",
-    reduce: Reduction | Sequence[Reduction] | None = None,
+    reduce: object = None,
     early_exit: bool = False,
     memory_limit: int | None = None,
     header: RecordHeader | None = None,
@@ -153,7 +152,7 @@ def estimate_bytes(
     levels: int | Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
-    reduce: Reduction | Sequence[Reduction] | None = None,
+    reduce: object = None,
 ) -> int:
     """Return the bytes a record will take, from shapes alone; nothing is run.
 
@@ -194,12 +193,10 @@ def estimate_bytes(
     return record_bytes(shapes, reductions, item=item_bytes(unet, dtype), steps=steps)
 
 
-def _check_reductions(
-    reduce: Reduction | Sequence[Reduction] | None, layers: Sequence[LayerId]
-) -> tuple[Reduction, ...]:
+def _check_reductions(reduce: object, layers: Sequence[LayerId]) -> tuple[Reduction, ...]:
     given = () if reduce is None else reduce if isinstance(reduce, Sequence) else (reduce,)
     for one in given:
-        if not callable(getattr(one, "update", None)):
+        if not isinstance(one, Reduction):
             raise InputError(
                 "reduce must be a HeadMean, a TokenColumns, or several",
                 got=one,

@@ -75,7 +75,7 @@ def average(
     hw: tuple[int, int],
     sources: Sequence[Source],
     *,
-    step: float | None = None,
+    step: int | float | None = None,
     heads: Sequence[int] | None = None,
     chunk: int | None = None,
 ) -> ReducedMap:

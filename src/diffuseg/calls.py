@@ -18,7 +18,7 @@ class UNetCall:
     """What a U-Net was called with, as far as recording needs it."""
 
     shape: tuple[int, ...]
-    timestep: Tensor | float
+    timestep: Tensor | int | float
     tokens: int
 
     @property
@@ -88,7 +88,7 @@ def check_steps(steps: object) -> tuple[int | float, ...] | None:
     return given
 
 
-def find_step(step: float, among: Sequence[float]) -> int | float | None:
+def find_step(step: int | float, among: Sequence[int | float]) -> int | float | None:
     """Return the timestep meant by `step`, whatever float precision it went through."""
     return next((one for one in among if math.isclose(step, one, rel_tol=1e-6)), None)
 

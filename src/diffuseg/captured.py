@@ -191,7 +191,7 @@ class Contents:
         names = self.passes[0].queries if self.passes else {}
         return [one for one in self.layers if one.kind == kind and one.name in names]
 
-    def passes_at(self, step: float | None) -> list[CapturedPass]:
+    def passes_at(self, step: int | float | None) -> list[CapturedPass]:
         """Return the passes at a timestep, all of them for None.
 
         Raises:

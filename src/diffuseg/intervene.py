@@ -52,7 +52,7 @@ class InjectQK:
     layers: str | tuple[str, ...] = "*"
     kinds: str | tuple[str, ...] = ("self", "cross")
     levels: int | tuple[int, ...] | None = None
-    steps: float | tuple[float, ...] | None = None
+    steps: int | float | tuple[int | float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class AddToOutput:
     layers: str | tuple[str, ...] = "*"
     kinds: str | tuple[str, ...] = ("self", "cross")
     levels: int | tuple[int, ...] | None = None
-    steps: float | tuple[float, ...] | None = None
+    steps: int | float | tuple[int | float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class ReplaceOutput:
 
     modules: str | tuple[str, ...]
     value: Value
-    steps: float | tuple[float, ...] | None = None
+    steps: int | float | tuple[int | float, ...] | None = None
 
 
 Edit = InjectQK | AddToOutput | ReplaceOutput
@@ -270,7 +270,7 @@ class Intervention:
 
 
 def _inject(
-    value: Value, layer: LayerId, step: float, output: Float[Tensor, "b n c"]
+    value: Value, layer: LayerId, step: int | float, output: Float[Tensor, "b n c"]
 ) -> Float[Tensor, "b n c"]:
     own = ops.split_heads(output, layer.heads)
     new = value(layer, step, own) if callable(value) else value
@@ -278,7 +278,7 @@ def _inject(
 
 
 def _add(
-    value: Value, layer: LayerId, step: float, output: Float[Tensor, "b n c"]
+    value: Value, layer: LayerId, step: int | float, output: Float[Tensor, "b n c"]
 ) -> Float[Tensor, "b n c"]:
     added = value(layer, step, output) if callable(value) else value
     # Sizes are compared from the last side; sides of 1, or missing in front, are repeated.
@@ -288,7 +288,7 @@ def _add(
     return output + added.to(output)
 
 
-def _exchange(value: Value, path: str, step: float, output: Any) -> Any:
+def _exchange(value: Value, path: str, step: int | float, output: Any) -> Any:
     own = output_tensor(output)
     new = _fitted(value(path, step, own) if callable(value) else value, own, path)
     if isinstance(output, Tensor):

@@ -36,7 +36,7 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-def readable_bytes(count: float) -> str:
+def readable_bytes(count: int | float) -> str:
     """Return a number of bytes for people.
 
     Example:

@@ -107,7 +107,9 @@ class AttentionRecord:
 
     # ---- one layer
 
-    def queries(self, layer: LayerId | str, step: float | None = None) -> Float[Tensor, "b h n d"]:
+    def queries(
+        self, layer: LayerId | str, step: int | float | None = None
+    ) -> Float[Tensor, "b h n d"]:
         """Return the queries of a layer at a step (may be left out if there is only one).
 
         Raises:
@@ -115,11 +117,13 @@ class AttentionRecord:
         """
         return self._one_pass(step).queries[self._stored_layer(layer).name]
 
-    def keys(self, layer: LayerId | str, step: float | None = None) -> Float[Tensor, "b h m d"]:
+    def keys(
+        self, layer: LayerId | str, step: int | float | None = None
+    ) -> Float[Tensor, "b h m d"]:
         """Return the keys of a layer at a step; as `queries`."""
         return self._one_pass(step).keys[self._stored_layer(layer).name]
 
-    def features(self, name: str, step: float | None = None) -> Float[Tensor, "b ..."]:
+    def features(self, name: str, step: int | float | None = None) -> Float[Tensor, "b ..."]:
         """Return the output of the module `name`, as the model computed it.
 
         Raises:
@@ -138,7 +142,7 @@ class AttentionRecord:
     def maps(
         self,
         layer: LayerId | str,
-        step: float | None = None,
+        step: int | float | None = None,
         *,
         heads: Sequence[int] | None = None,
         chunk: int | None = None,
@@ -162,7 +166,7 @@ class AttentionRecord:
     def head_maps(
         self,
         layer: LayerId | str,
-        step: float | None = None,
+        step: int | float | None = None,
         *,
         heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "b h n m"]:
@@ -180,7 +184,7 @@ class AttentionRecord:
         *,
         level: int | None = None,
         layers: str | Sequence[str] = "*",
-        step: float | None = None,
+        step: int | float | None = None,
         heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "b n n"]:
         """Return the mean of all self-attention maps of one grid, over layers, heads and steps.
@@ -203,7 +207,7 @@ class AttentionRecord:
         *,
         level: int | None = None,
         layers: str | Sequence[str] = "*",
-        step: float | None = None,
+        step: int | float | None = None,
         heads: Sequence[int] | None = None,
     ) -> Float[Tensor, "b n t"]:
         """Return the mean of all cross-attention maps of one grid; as `self_attention`."""
@@ -216,7 +220,7 @@ class AttentionRecord:
         *,
         levels: int | Sequence[int] | None = None,
         layers: str | Sequence[str] = "*",
-        step: float | None = None,
+        step: int | float | None = None,
     ) -> Float[Tensor, "r h w"]:
         """Return where a word looks: its cross-attention, averaged over tokens, heads and grids.
 
@@ -334,7 +338,7 @@ class AttentionRecord:
             )
         return found
 
-    def _one_pass(self, step: float | None) -> CapturedPass:
+    def _one_pass(self, step: int | float | None) -> CapturedPass:
         passes = self._contents.passes_at(step)
         if step is None and len(passes) > 1:
             raise InputError(
@@ -350,7 +354,7 @@ class AttentionRecord:
         hw: tuple[int, int] | None,
         level: int | None,
         layers: str | Sequence[str],
-        step: float | None,
+        step: int | float | None,
         heads: Sequence[int] | None,
     ) -> Tensor:
         found = averages.sources_of(self._contents, kind, hw=hw, levels=level, layers=layers)

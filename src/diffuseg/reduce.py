@@ -7,7 +7,7 @@ of other kinds are stored as usual. It starts afresh every time it is given to `
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ _FLOAT_BYTES = 4
 _SPATIAL_KINDS = ("self", "cross")
 
 
+@runtime_checkable
 class Reduction(Protocol):
     """What `record(reduce=...)` takes; anything with these methods will do."""
 
@@ -36,7 +37,7 @@ class Reduction(Protocol):
     def update(
         self,
         layer: LayerId,
-        step: float,
+        step: int | float,
         q: Float[Tensor, "b h n d"],
         k: Float[Tensor, "b h m d"],
         hw: tuple[int, int],
@@ -84,7 +85,7 @@ class HeadMean:
     def update(
         self,
         layer: LayerId,
-        step: float,
+        step: int | float,
         q: Float[Tensor, "b h n d"],
         k: Float[Tensor, "b h m d"],
         hw: tuple[int, int],
@@ -152,7 +153,7 @@ class TokenColumns:
     def update(
         self,
         layer: LayerId,
-        step: float,
+        step: int | float,
         q: Float[Tensor, "b h n d"],
         k: Float[Tensor, "b h m d"],
         hw: tuple[int, int],

@@ -24,15 +24,19 @@ def _seeded(build: Callable[[], nn.Module], seed: int) -> Any:
         return build().eval().requires_grad_(False)
 
 
-def sd15(seed: int = 0, *, levels: int = 4, channels: int = 8) -> UNet2DConditionModel:
-    """SD 1.x layout: 2-2-2 down, 1 mid, 3-3-3 up transformers, same head count at all levels."""
-    widths = tuple(channels * min(2**i, 4) for i in range(levels))
+def sd15(seed: int = 0, *, levels: int = 4, layers: int = 2) -> UNet2DConditionModel:
+    """SD 1.x layout: 2-2-2 down, 1 mid, 3-3-3 up transformers, same head count at all levels.
+
+    Fewer `levels` or `layers` make a smaller one.
+    """
+    widths = tuple(8 * min(2**i, 4) for i in range(levels))
     return _seeded(
         lambda: UNet2DConditionModel(
             sample_size=16,
             block_out_channels=widths,
             down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+            layers_per_block=layers,
             attention_head_dim=2,
             cross_attention_dim=CROSS_DIM,
             norm_num_groups=4,

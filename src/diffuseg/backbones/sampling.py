@@ -119,7 +119,10 @@ def spread_seeds(seed: int | Sequence[int], count: int) -> list[int]:
         >>> spread_seeds(7, 3), spread_seeds([1, 5], 2)
         ([7, 8, 9], [1, 5])
     """
-    seeds = [seed + index for index in range(count)] if isinstance(seed, int) else list(seed)
+    if isinstance(seed, int):
+        seeds = [seed + index for index in range(count)]
+    else:
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
     fine = all(isinstance(one, int) and 0 <= one <= MAX_SEED for one in seeds)
     if not fine or len(seeds) != count:
         raise InputError(

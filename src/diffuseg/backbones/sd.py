@@ -327,7 +327,7 @@ class StableDiffusion:
         guided = guidance > 1
         if guided:
             check_lengths(self.tower.tokenizer, [negative], self.tower.context)
-            text = TextEmbedding.concat([*[self.tower.negative(negative)] * rows, text])
+            text = TextEmbedding.concat([self.tower.negative(negative, rows), text])
         driver = build_scheduler(scheduler, self.scheduler)
         driver.set_timesteps(steps, device=self.device)
         generators = [torch.Generator().manual_seed(one) for one in spread_seeds(seed, rows)]

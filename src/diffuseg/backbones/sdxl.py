@@ -77,8 +77,8 @@ class TwoTowers:
             pooled=two.text_embeds,
         )
 
-    def negative(self, prompt: str) -> TextEmbedding:
-        text = self.embed([prompt])
+    def negative(self, prompt: str, rows: int) -> TextEmbedding:
+        text = self.embed([prompt] * rows)
         if prompt or not self.zero_negative or text.pooled is None:
             return text
         return replace(

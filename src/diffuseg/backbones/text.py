@@ -42,8 +42,8 @@ class Tower(Protocol):
         """Prompts, all of which fit, to what cross-attention sees."""
         ...
 
-    def negative(self, prompt: str) -> TextEmbedding:
-        """The other side of classifier-free guidance."""
+    def negative(self, prompt: str, rows: int) -> TextEmbedding:
+        """The other side of classifier-free guidance, the same in every row."""
         ...
 
     def conditions(self, text: TextEmbedding, hw: tuple[int, int]) -> dict[str, Tensor] | None:
@@ -93,8 +93,8 @@ class ClipTower:
             mask=words.to(vectors.device) if self.mask_padding else None,
         )
 
-    def negative(self, prompt: str) -> TextEmbedding:
-        return self.embed([prompt])
+    def negative(self, prompt: str, rows: int) -> TextEmbedding:
+        return self.embed([prompt] * rows)
 
     def conditions(self, text: TextEmbedding, hw: tuple[int, int]) -> dict[str, Tensor] | None:
         return None

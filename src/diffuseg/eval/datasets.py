@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
@@ -37,6 +37,7 @@ class Sample:
         return tuple(int(label) for label in np.unique(self.truth) if 0 <= label < n_classes)
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Pictures in a fixed order. Structural: a data set has these, it does not inherit them.
 

@@ -156,7 +156,7 @@ class ConfusionMatrix:
         return _ratio(hit, self.truth + self.counts.sum(axis=0) - hit)
 
     def miou(
-        self, average: Average = "gt_present", *, classes: Sequence[int] | None = None
+        self, average: Average | str = "gt_present", *, classes: Sequence[int] | None = None
     ) -> float:
         """Return the mean intersection over union; NaN when there is nothing to average.
 

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffuseg.api import Segmenter, build_segmenter, model_name
+from diffuseg.api import Segmenter, build_segmenter, check_number, model_name
 from diffuseg.backbones import Diffusion
-from diffuseg.errors import InputError
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
 from diffuseg.eval.metrics import Average, ConfusionMatrix
 from diffuseg.eval.report import Report, score, write_report, write_strip
 from diffuseg.eval.state import ImageScore, RunState
-from diffuseg.methods import method_name
+from diffuseg.methods import DEFAULT_METHOD, method_name
 from diffuseg.result import IGNORE, Segmentation
 
 _STRIP = 4  # best and worst images shown
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 def evaluate(
     dataset: str | Dataset = "scenes",
     *,
-    method: object = "attend",
+    method: object = DEFAULT_METHOD,
     model: object = None,
     split: str | None = None,
     limit: int | None = None,
@@ -70,8 +69,7 @@ def evaluate(
         >>> evaluate("scenes", model="mini", limit=8).miou  # doctest: +SKIP
         0.61
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError("batch_size must be at least 1", got=batch_size, remedy="use 4")
+    check_number("batch_size", batch_size, least=1)
     data = (
         open_dataset(dataset, split=split, seed=seed, limit=limit)
         if isinstance(dataset, str)
@@ -126,7 +124,11 @@ def _run(
             results = segment_samples(segmenter, samples, data)
             parameters = dict(results[0].provenance.parameters)
             scores = [
-                _score_one(index, sample, result, data)
+                ImageScore(
+                    index=index,
+                    matrix=score_sample(sample, result, data),
+                    seconds=sum(result.provenance.seconds.values()),
+                )
                 for index, sample, result in zip(batch, samples, results, strict=True)
             ]
             state.add(scores)
@@ -146,11 +148,11 @@ def segment_samples(
     return segmenter.many([sample.image for sample in samples], classes)
 
 
-def _score_one(index: int, sample: Sample, result: Segmentation, data: Dataset) -> ImageScore:
+def score_sample(sample: Sample, result: Segmentation, data: Dataset) -> ConfusionMatrix:
+    """Return the counts of one image."""
     matrix = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
     matrix.update(sample.truth, class_labels(result, data))
-    seconds = sum(result.provenance.seconds.values())
-    return ImageScore(index=index, matrix=matrix, seconds=seconds)
+    return matrix
 
 
 def class_labels(result: Segmentation, data: Dataset) -> np.ndarray:

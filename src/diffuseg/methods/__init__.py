@@ -12,7 +12,10 @@ from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 METHODS: dict[str, type[Attend]] = {"attend": Attend}
 """Every method by the name users type."""
 
+DEFAULT_METHOD = "attend"
+
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
     "Attend",
     "Method",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -47,6 +47,7 @@ class Needs:
     noise: bool = True
 
 
+@runtime_checkable
 class Model(Protocol):
     """As much of a diffusion model as a method may look at to say what it needs."""
 
@@ -56,6 +57,7 @@ class Model(Protocol):
     def preset(self) -> Mapping[str, Mapping[str, object]]: ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass of hyper-parameters that turns a record into a segmentation."""
 

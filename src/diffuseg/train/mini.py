@@ -34,7 +34,7 @@ from diffuseg.train.data import (
 )
 from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
 from diffuseg.train.log import TrainLog
-from diffuseg.train.recipe import MiniRecipe
+from diffuseg.train.recipe import PRESET, MiniRecipe
 from diffuseg.train.vae import build_vae, encode_pictures, train_vae
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.tokenizer import build_tokenizer
@@ -228,7 +228,7 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
             "size": recipe.size,
             "vocabulary": sorted(VOCABULARY),
             "mask_padding": True,
-            "preset": {},
+            "preset": PRESET,
         },
     )
     write_checksums(folder)

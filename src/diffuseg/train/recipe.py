@@ -63,8 +63,7 @@ class DenoiserRecipe:
     ema: float = 0.9995
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
-        PhaseRecipe(pictures="crops", steps=1800, batch=32, learning_rate=5e-4),
-        PhaseRecipe(pictures="scenes", steps=1000, batch=16, learning_rate=2e-4),
+        PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
     )
 
 
@@ -77,7 +76,7 @@ class MiniRecipe:
 
     Example:
         >>> [phase.pictures for phase in MiniRecipe().denoiser.phases]
-        ['crops', 'scenes']
+        ['crops']
     """
 
     seed: int = 0
@@ -88,3 +87,13 @@ class MiniRecipe:
     shard: int = 500
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+
+
+PRESET: dict[str, dict[str, object]] = {
+    "attend": {
+        "timestep": 200,
+        "layers": ["down_blocks.1.attentions.1.*"],
+        "levels": [2],
+    }
+}
+"""Settings written into the exported folder, by method: where its words find their pixels best."""

@@ -1,0 +1,92 @@
+"""The options commands share, and what is made of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffuseg.cli.terminal import stderr
+
+if TYPE_CHECKING:
+    from diffuseg.api import Segmenter
+    from diffuseg.methods import Method
+
+ClassesOption = Annotated[
+    str | None,
+    typer.Option("--classes", "-c", help='What to look for: "car, tree, sofa|couch".'),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name, hub id or folder; see `diffuseg models`. Else $DIFFUSEG_MODEL, else mini.",
+    ),
+]
+MethodOption = Annotated[str | None, typer.Option("--method", help="Segmentation method.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the noise.")]
+SizeOption = Annotated[
+    int | None, typer.Option("--size", help="Working size in pixels; else the model's own.")
+]
+BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Images at a time.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps, …")]
+OfflineOption = Annotated[
+    bool | None, typer.Option("--offline/--online", help="Never use the network.")
+]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", "-f", help="png, npz, coco, geojson, masks or all; repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="The library's log.")]
+
+
+def given(**options: object) -> dict[str, Any]:
+    """The options that were given; the others keep the default of what is called."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def build_method(method: str | None, settings: Sequence[str] | None) -> "Method":
+    from diffuseg.methods import DEFAULT_METHOD, find_method, parse_settings, with_settings
+
+    return with_settings(find_method(method or DEFAULT_METHOD), parse_settings(settings or []))
+
+
+def ready_segmenter(
+    model: str | None,
+    method: str | None,
+    settings: Sequence[str] | None,
+    device: str | None,
+    offline: bool | None,
+    quiet: bool,
+    **options: object,
+) -> "Segmenter":
+    from diffuseg.api import build_segmenter, find_model
+
+    chosen = build_method(method, settings)
+    loaded = find_model(model, device=device, offline=offline)
+    segmenter = build_segmenter(loaded, chosen, **given(**options))
+    say_model(loaded, chosen, quiet)
+    return segmenter
+
+
+def say_model(model: Any, method: "Method", quiet: bool) -> None:
+    from diffuseg.api import model_name
+    from diffuseg.methods import method_name
+
+    if not quiet:
+        precision = str(model.dtype).removeprefix("torch.")
+        line = f"model {model_name(model)}, {precision} on {model.device}"
+        stderr().print(f"{line}; method {method_name(method)}", style="dim", markup=False)
+
+
+def read_formats(formats: Sequence[str] | None) -> list[str]:
+    from diffuseg.folders import FORMATS
+
+    named = [one.strip() for text in formats or ["png"] for one in text.split(",")]
+    return list(FORMATS) if "all" in named else named
