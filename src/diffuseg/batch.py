@@ -132,6 +132,12 @@ def ask(model: Diffusion, needs: Needs, classes: tuple[ClassName, ...] | None) -
             remedy='name them, for example "car, tree, grass"',
         )
     if needs.background:
+        if any(one.name.casefold() == "background" for one in classes):
+            raise InputError(
+                "the background is either a class of yours or found by words",
+                got="the class 'background' and background words",
+                remedy="leave one of them out",
+            )
         surroundings = ClassName(name="background", words=needs.background)
         classes = parse_classes([*classes, surroundings])
     model.check_words([word for one in classes for word in one.words])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffuseg.errors import CaptureError, InputError
 from diffuseg.layers import Site, as_tuple
@@ -95,13 +95,18 @@ def find_step(step: int | float, among: Sequence[int | float]) -> int | float | 
 
 def check_not_fused(sites: Sequence[Site]) -> None:
     """Raise CaptureError if a layer computes queries, keys and values in one projection."""
-    fused = [s.layer.name for s in sites if getattr(s.attention, "fused_projections", False)]
+    # diffusers' flag `fused_projections` stays set after unfusing; the processor tells.
+    fused = [s.layer.name for s in sites if _processor_name(s.attention).startswith("Fused")]
     if fused:
         raise CaptureError(
             "queries and keys must be computed by projections of their own",
             got=f"fused projections in {some_of(fused)}",
             remedy="call unfuse_qkv_projections() first",
         )
+
+
+def _processor_name(attention: nn.Module) -> str:
+    return type(getattr(attention, "processor", None)).__name__
 
 
 def some_of(names: Sequence[str]) -> str:

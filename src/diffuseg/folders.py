@@ -21,7 +21,7 @@ from diffuseg.errors import DiffusegError, InputError
 from diffuseg.export import save, save_masks, sidecar_path
 from diffuseg.files import atomic_path
 from diffuseg.image import Image, read_image
-from diffuseg.journal import extend_journal, read_journal
+from diffuseg.journal import extend_journal, read_journal, write_journal
 from diffuseg.methods import method_name
 from diffuseg.result import Segmentation
 
@@ -233,7 +233,10 @@ def _segment_files(
         return
     journal = out / _JOURNAL
     settings = _settings_key(segmenter, formats, overlay)
-    done = {row.get("stem"): row for row in read_journal(journal)} if resume else {}
+    rows = read_journal(journal)
+    if journal.exists():
+        write_journal(journal, rows)  # without the line a killed run may have left unfinished
+    done = {row.get("stem"): row for row in rows} if resume else {}
     for start in range(0, len(inputs), batch_size):
         batch = inputs[start : start + batch_size]
         stamps = {one: {"settings": settings, "file": _file_stamp(one.path)} for one in batch}

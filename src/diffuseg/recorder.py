@@ -103,12 +103,11 @@ class Recorder:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         self._hooks.detach()
-        stopped = isinstance(error, _Stop) and error.owner is self
-        if error is None or stopped:
+        if error is None or isinstance(error, _Stop):
             self._finish()
-        return stopped
+        return isinstance(error, _Stop) and error.owner is self
 
     def run(self, call: Callable[[], _T]) -> _T | None:
         """Run one pass inside the block; with `early_exit` it may be cut short.
@@ -237,12 +236,14 @@ class Recorder:
             raise _too_large(kept, self._limit)
 
     def _stop_if_done(self, one: _Pass) -> None:
-        choice = self._selection
-        if not choice.early_exit or one.match is None or len(one.arrived) < len(choice.names):
+        if not self._selection.early_exit or one.match is None or not self._has_all(one):
             return
         if self._running or not self._left - {one.match}:
             self._close(one)
             raise _Stop(self)
+
+    def _has_all(self, one: _Pass) -> bool:
+        return one.match is None or len(one.arrived) == len(self._selection.names)
 
     # ---- checks, and the end
 
@@ -276,11 +277,14 @@ class Recorder:
         """Check that everything arrived, then complete the header and the reduced maps."""
         if self._hooks.traced.kwargs is not None and not self._seen and self._pass is None:
             self._take_traced_call()
+        if self._pass is not None and self._has_all(self._pass):
+            self._close(self._pass)
         if self._pass is not None:
             raise CaptureError(
                 "every pass of the U-Net must run to its end",
-                got=f"the pass at timestep {self._pass.captured.step} was left by an exception",
-                remedy="let the exception through, or leave an inner record(early_exit=True) out",
+                got=f"the pass at timestep {self._pass.captured.step} was left before",
+                remedy="let exceptions leave the with block, and where another "
+                "record(early_exit=True) stops the pass, record both selections in one",
             )
         if self._missing:
             step, names = self._missing[0]
@@ -289,7 +293,7 @@ class Recorder:
                 "every selected layer must arrive in every pass",
                 got=f"{expected - len(names)} of {expected} at timestep {step}; "
                 f"missing {some_of(names)}",
-                remedy=_COMPILE_REMEDY,
+                remedy=_COMPILE_REMEDY + "; if projections were fused, unfuse_qkv_projections()",
             )
         if not self._contents.passes or self._left:
             seen = ", ".join(map(str, self._seen)) or "none at all"

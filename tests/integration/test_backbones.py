@@ -4,12 +4,14 @@ import inspect
 
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    StableDiffusionPipeline,
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
     StableDiffusionXLPipeline,
+)
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
+    EulerAncestralDiscreteScheduler,
 )
 
 from diffuseg.backbones import Diffusion, StableDiffusion, TextEmbedding, load, seeded_noise
@@ -18,6 +20,7 @@ from diffuseg.backbones.text import reweight
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.prompts import ClassPrompts, build_prompts
 from support import folders
+from support.refusal import refused
 
 KINDS = ("sd15", "sd21", "sdxl")
 # diffusers' DPM solver hands a tensor to numpy the old way.
@@ -40,29 +43,22 @@ def models(homes):
 
 
 @pytest.fixture(scope="module")
-def loaded_by_diffusers(homes):
-    """diffusers' own pipelines on the same folders."""
-    return {
-        "sd15": StableDiffusionPipeline.from_pretrained(homes["sd15"]),
-        "sd21": StableDiffusionPipeline.from_pretrained(homes["sd21"]),
-        "sdxl": StableDiffusionXLPipeline.from_pretrained(homes["sdxl"]),
-    }
-
-
-@pytest.fixture(scope="module")
-def pipes(loaded_by_diffusers, models):
+def pipes(homes, models):
     """diffusers' own pipelines around our copies of the networks.
 
     Two copies of a network may differ in the last bit: kernels depend on where weights lie in
     memory.
     """
-    for kind, pipe in loaded_by_diffusers.items():
-        pipe.set_progress_bar_config(disable=True)
-        pipe.unet, pipe.vae = models[kind].unet, models[kind].vae
-        pipe.text_encoder = models[kind].tower.encoder
+    made = {}
+    for kind in KINDS:
+        pipeline = StableDiffusionXLPipeline if kind == "sdxl" else StableDiffusionPipeline
+        parts = {"unet": models[kind].unet, "vae": models[kind].vae}
+        parts["text_encoder"] = models[kind].tower.encoder
         if kind == "sdxl":
-            pipe.text_encoder_2 = models[kind].tower.encoder_2
-    return loaded_by_diffusers
+            parts["text_encoder_2"] = models[kind].tower.encoder_2
+        made[kind] = pipeline.from_pretrained(homes[kind], **parts)
+        made[kind].set_progress_bar_config(disable=True)
+    return made
 
 
 @pytest.fixture(params=KINDS)
@@ -228,7 +224,7 @@ def test_one_prompt_may_be_a_plain_text(models):
     )
     with pytest.raises(InputError, match="there must be a prompt"):
         models["sd15"].embed([])
-    with pytest.raises(InputError, match="a prompt must be text"):
+    with refused("a prompt must be text"):
         models["sd15"].embed(["a dog", None])
 
 
@@ -248,7 +244,7 @@ def test_weights_stretch_the_way_from_the_empty_prompt(models, kind):
     model = models[kind]
     prompts = ["a fire hydrant and a fire", "a dog", "a cat"]
     plain, empty = model.embed(prompts).vectors, model.embed("").vectors[0]
-    heavy = model.embed(prompts, weights=[{"fire hydrant": 1.21}, None, {"cat": 0.5, "a": 2}])
+    heavy = model.embed(prompts, weights=[{"fire hydrant": 1.21}, None, {"cat": 0.5, "a": 2.0}])
     expected = plain.clone()
     spans = model.token_spans(build_prompts("fire hydrant", "a {} and a fire"))
     for token in spans[0].tokens:
@@ -286,7 +282,7 @@ def test_weights_may_be_one_number_a_token(models):
     ],
 )
 def test_weights_that_fit_nothing_are_refused(models, weights, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         models["sd15"].embed("a dog", weights=weights)
 
 
@@ -351,8 +347,8 @@ def test_a_tokenizer_without_offsets_gives_the_same_tokens(models):
     prompts = build_prompts("photo, fire hydrant, sofa|couch, x-ray")
     assert slow.token_spans(prompts) == model.token_spans(prompts)
     assert torch.equal(
-        slow.embed("a fire hydrant", weights=[{"hydrant": 2}]).vectors,
-        model.embed("a fire hydrant", weights=[{"hydrant": 2}]).vectors,
+        slow.embed("a fire hydrant", weights=[{"hydrant": 2.0}]).vectors,
+        model.embed("a fire hydrant", weights=[{"hydrant": 2.0}]).vectors,
     )
     with pytest.raises(InputError, match="cut off would be"):
         slow.embed(" ".join(["dog"] * 77))
@@ -456,9 +452,9 @@ def test_an_unknown_schedule_is_refused():
 @pytest.mark.parametrize("timestep", [-1, 1000, 2.5, True, None])
 def test_a_timestep_outside_the_schedule_is_refused(models, timestep):
     latents = torch.zeros(1, 4, 8, 8)
-    with pytest.raises(InputError, match="whole number from 0 to 999"):
+    with refused("whole number from 0 to 999"):
         models["sd15"].add_noise(latents, timestep, latents)
-    with pytest.raises(InputError, match="whole number from 0 to 999"):
+    with refused("whole number from 0 to 999"):
         models["sd15"].denoise(latents, timestep, models["sd15"].embed(""))
 
 
@@ -544,7 +540,7 @@ def test_sampling_takes_any_scheduler_and_size(models, pipes, kind):
     ):
         pipe.scheduler = made.from_config(own.config)
         expected = reference(pipe, ["a dog"], seeds=(3,), **options)
-        drawn = model.sample("a dog", steps=3, guidance=1, seed=3, hw=(64, 96), scheduler=name)
+        drawn = model.sample("a dog", steps=3, guidance=1.0, seed=3, hw=(64, 96), scheduler=name)
         assert drawn.shape == (1, 3, 64, 96)
         assert torch.equal(drawn, expected), name
     pipe.scheduler = own
@@ -603,7 +599,7 @@ def test_every_step_is_reported_and_can_be_watched(models):
     ],
 )
 def test_sampling_refuses_what_makes_no_sense(models, options, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         models["sd15"].sample("a dog", **({"steps": 1} | options))
 
 

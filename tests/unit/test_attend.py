@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.models import CROSS_DIM, TOKENS, sd15
 
 from diffuseg.attention import record
 from diffuseg.captured import RecordHeader
@@ -15,6 +14,7 @@ from diffuseg.methods import METHODS, Attend, find_method, method_name
 from diffuseg.methods.attend import best_class
 from diffuseg.prompts import TokenSpan
 from diffuseg.record import AttentionRecord
+from support.models import CROSS_DIM, TOKENS, sd15
 
 NAMES = ("car", "tree", "sky")
 SPANS = tuple(
@@ -48,6 +48,12 @@ def held():
     return recorded()
 
 
+def scores_of(method, held) -> np.ndarray:
+    scores = method(held, scores=True).scores
+    assert scores is not None
+    return scores
+
+
 def level_maps(held, level):
     """The mean over all heads of all layers of a level, one class map a column, by hand."""
     layers = [one for one in held.layers if one.kind == "cross" and one.factor == level]
@@ -72,7 +78,12 @@ def by_hand(held, levels, weights, refine=0):
 
 @pytest.mark.parametrize(
     ("levels", "weights", "refine"),
-    [((4,), (1.0,), 0), ((4, 2), (0.7, 0.3), 0), ((2, 4, 1), (1.0, 2.0, 3.0), 1), ((4,), (2,), 3)],
+    [
+        ((4,), (1.0,), 0),
+        ((4, 2), (0.7, 0.3), 0),
+        ((2, 4, 1), (1.0, 2.0, 3.0), 1),
+        ((4,), (2.0,), 3),
+    ],
 )
 def test_formula(held, levels, weights, refine):
     method = Attend(levels=levels, weights=weights, refine=refine)
@@ -128,20 +139,20 @@ def test_synonyms_in_prompts_of_their_own_are_averaged():
     )
     header = RecordHeader(prompts=("",) * 3, spans=spans, names=("sofa", "wall"))
     held = recorded(replace(header, input_hw=(16, 24)), batch=3)
-    result = Attend(levels=(1,))(held, scores=True)
+    result = scores_of(Attend(levels=(1,)), held)
     maps = held.cross_attention(level=1)
     expected = (maps[0, :, 2] + maps[1, :, 3]) / 2
-    np.testing.assert_allclose(result.scores[0].ravel(), expected.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(result[0].ravel(), expected.numpy(), rtol=1e-5)
 
 
 def test_heads_and_layers(held):
     layers = [one for one in held.layers if one.kind == "cross" and one.factor == 1]
     chosen = layers[-1]
     method = Attend(levels=(1,), layers=(chosen.name,), heads=(1,))
-    result = method(held, scores=True)
+    result = scores_of(method, held)
     expected = held.head_maps(chosen)[0, 1][:, 1].unflatten(0, held.grid(chosen))
     resized = torch.nn.functional.interpolate(expected[None, None], IMAGE_HW, mode="bilinear")
-    np.testing.assert_allclose(result.scores[0], resized[0, 0].numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result[0], resized[0, 0].numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_normalisations(held):

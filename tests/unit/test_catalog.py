@@ -56,7 +56,9 @@ def test_names_are_known_in_every_usual_spelling(spelling, name):
     assert found.name == name
 
 
-@pytest.mark.parametrize("spelling", ["", "sd", "sd3", "dall-e", "sd1.5/unet", "flux"])
+@pytest.mark.parametrize(
+    "spelling", ["", "sd", "sd3", "dall-e", "sd1.5/unet", "./sd1.5", "~sd1.5", "sd/1.5", "flux"]
+)
 def test_other_names_are_not_guessed(spelling):
     assert lookup(spelling) is None
 

@@ -132,12 +132,14 @@ def _key(name: str) -> str:
 
 
 def lookup(name: str) -> KnownModel | None:
-    """The catalog's row for a name in any usual spelling, or None.
+    """The catalog's row for a name in any usual spelling, or None; a path is never a name.
 
     Example:
         >>> lookup("SD-1.5").name, lookup("stable-diffusion-2-1-base").name, lookup("dall-e")
         ('sd1.5', 'sd2.1-base', None)
     """
+    if name.startswith((".", "~")) or "/" in name or "\\" in name:
+        return None
     keys = {_key(known): row for known, row in KNOWN.items()}
     keys |= {alias: KNOWN[known] for alias, known in _ALIASES.items()}
     keys |= {_key(repo.split("/")[1]): row for row in _ROWS for repo in row.ids}

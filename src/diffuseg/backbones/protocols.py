@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,6 +68,7 @@ class TextEmbedding:
         )
 
 
+@runtime_checkable
 class Diffusion(Protocol):
     """A text-to-image latent diffusion model.
 
@@ -185,6 +186,7 @@ class Diffusion(Protocol):
         ...
 
 
+@runtime_checkable
 class Features(Protocol):
     """A network that turns a picture into a grid of feature vectors (a vision transformer, CLIP).
 

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from diffuseg.errors import InputError, WeightsError
 MAX_SEED = 2**63 - 1
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """What sampling needs of a diffusers scheduler."""
 
@@ -119,10 +120,11 @@ def spread_seeds(seed: int | Sequence[int], count: int) -> list[int]:
         >>> spread_seeds(7, 3), spread_seeds([1, 5], 2)
         ([7, 8, 9], [1, 5])
     """
+    seeds: list[int] = []
     if isinstance(seed, int):
         seeds = [seed + index for index in range(count)]
-    else:
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+    elif isinstance(seed, Sequence):
+        seeds = list(seed)
     fine = all(isinstance(one, int) and 0 <= one <= MAX_SEED for one in seeds)
     if not fine or len(seeds) != count:
         raise InputError(

@@ -7,7 +7,7 @@ without their last layer, so that the same call gives what 2.x was trained with.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ else:
 Offsets = list[tuple[int, int]]
 
 
+@runtime_checkable
 class Tower(Protocol):
     """What `StableDiffusion` needs to read prompts and to tell the U-Net about them."""
 

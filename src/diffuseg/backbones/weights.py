@@ -81,6 +81,8 @@ def find_model(
         InputError: Nothing of that name is known.
         WeightsError: Nothing is found in any of the places, or what is found cannot be used.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise unknown_model(name_or_path)
     text = os.fspath(name_or_path)
     known = None if isinstance(name_or_path, os.PathLike) else lookup(text)
     path = Path(text).expanduser()
@@ -110,7 +112,7 @@ def find_model(
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "~")) or os.path.isabs(text) or not text.count("/") < 2
+    return text.startswith((".", "~")) or os.path.isabs(text) or text.count("/") > 1
 
 
 def _embedded(known: KnownModel, variant: str | None, half: bool) -> ModelFolder:

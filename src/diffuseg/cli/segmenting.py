@@ -120,6 +120,8 @@ def demo(
 ) -> None:
     """Segment a picture of the embedded world by text, offline, and compare with the truth."""
     show_logs(quiet=quiet, verbose=verbose)
+    import PIL.Image
+
     from diffuseg import render
     from diffuseg.eval.datasets import SceneSet
     from diffuseg.eval.runner import score_sample, segment_samples
@@ -136,7 +138,7 @@ def demo(
     image = read_image(sample.image)
     pictures = {
         "demo.png": render.side_by_side(image, result),
-        "input.png": render.strip([image], height=image.hw[0]),
+        "input.png": PIL.Image.fromarray(image.pixels),
         "overlay.png": render.overlay(image, result),
     }
     for name, picture in pictures.items():
@@ -149,7 +151,7 @@ def demo(
     if as_json:
         print_json({"picture": path, "classes": list(result.names), "iou": figures, "miou": mean})
     else:
-        if not quiet:
+        if not quiet and stdout().is_terminal:
             show_preview(result, image)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
         stdout().print(f"{path}\nIoU against the truth: {shown}; mean {mean:.2f}", markup=False)
@@ -212,7 +214,8 @@ def replay(
     if as_json:
         print_json({"outputs": [str(one) for one in outputs], "areas": result.areas})
     elif not quiet:
-        show_preview(result, held)
+        if stdout().is_terminal:
+            show_preview(result, held)
         stdout().print("\n".join(str(one) for one in outputs), markup=False)
 
 

@@ -67,7 +67,7 @@ class Attend:
         InputError: A value out of range, or two that exclude each other.
 
     Example:
-        >>> Attend(levels=(4, 8), weights=(1, 1), refine=1).refine
+        >>> Attend(levels=(4, 8), weights=(1.0, 1.0), refine=1).refine
         1
     """
 

@@ -58,12 +58,12 @@ class DenoiserRecipe:
     timestep_power: float = 0.85
     weight_cap: float = 5.0
     caption_dropout: float = 0.1
-    open_share: float = 0.15
+    open_share: float = 0.0
     constant_padding: float = 0.1
     ema: float = 0.9995
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
-        PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="crops", steps=2050, batch=32, learning_rate=5e-4),
     )
 
 
