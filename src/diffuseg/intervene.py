@@ -101,7 +101,7 @@ class ReplaceOutput:
 Edit = InjectQK | AddToOutput | ReplaceOutput
 
 
-def intervene(model: object, edits: Edit | Sequence[Edit]) -> "Intervention":
+def intervene(model: object, edits: object) -> "Intervention":
     """Change attention of a diffusion model while a `with` block runs.
 
     Edits of one module act in the order given. Where `record()` and `intervene()` are nested, the
@@ -133,14 +133,14 @@ def intervene(model: object, edits: Edit | Sequence[Edit]) -> "Intervention":
         (3,)
     """
     called, unet = unet_of(model)
-    given = (edits,) if isinstance(edits, Edit) else tuple(edits)
-    if not given or not all(isinstance(one, Edit) for one in given):
+    given = (edits,) if isinstance(edits, Edit) else edits
+    if not (isinstance(given, Sequence) and given and all(isinstance(e, Edit) for e in given)):
         raise InputError(
             "edits must be InjectQK, AddToOutput or ReplaceOutput, at least one",
             got=edits,
             remedy="for example intervene(unet, AddToOutput(value=..., layers=...))",
         )
-    return Intervention(called=called, unet=unet, edits=given)
+    return Intervention(called=called, unet=unet, edits=tuple(given))
 
 
 class Intervention:

@@ -111,7 +111,7 @@ def test_imports_point_one_way(path):
     if room in ASIDE:
         assert used <= ASIDE[room], f"{room} imports {sorted(used - ASIDE[room])}"
         return
-    if room == "__init__":
+    if room in ("__init__", "__main__"):
         return
     row = next((i for i, rooms in enumerate(ROWS) if room in rooms), None)
     assert row is not None, f"the room {room!r} has no place in the table: say what it may import"

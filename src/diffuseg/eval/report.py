@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from diffuseg import render
 from diffuseg.eval.datasets import Dataset, Sample
 from diffuseg.eval.metrics import AVERAGES, Average, ConfusionMatrix
 from diffuseg.files import atomic_path
+from diffuseg.legend import PAPER, draw_legend, legend_entries, text_size
 from diffuseg.result import Segmentation
 
+_STRIP_HEIGHT = 256
 _LABELS_GIVEN = "the classes present in each image are given; the method chooses among them"
 
 
@@ -158,7 +161,7 @@ def write_strip(
     cases: Sequence[tuple[Sample, Segmentation, float]],
     dataset: Dataset,
 ) -> None:
-    """Write pictures in rows: the image, what was found, what is true.
+    """Write pictures in rows: the image, what was found, what is true, and the colours.
 
     Args:
         path: Of the PNG.
@@ -172,11 +175,19 @@ def write_strip(
         panels += [
             sample.image,
             render.overlay(sample.image, found, legend=False),
-            render.overlay(sample.image, true),
+            render.overlay(sample.image, true, legend=False),
+            _legend(true),
         ]
-        titles += [f"{sample.id}: mIoU {miou:.2f}", "found", "true"]
+        titles += [f"{sample.id}: mIoU {miou:.2f}", "found", "true", "shares of the truth"]
     with atomic_path(path) as temporary:
-        render.strip(panels, titles, columns=3).save(temporary)
+        render.strip(panels, titles, columns=4, height=_STRIP_HEIGHT).save(temporary)
+
+
+def _legend(seg: Segmentation) -> PIL.Image.Image:
+    drawn = draw_legend(legend_entries(seg), size=text_size(_STRIP_HEIGHT), height=_STRIP_HEIGHT)
+    paper = PIL.Image.new("RGB", (max(drawn.width, _STRIP_HEIGHT // 2), _STRIP_HEIGHT), PAPER)
+    paper.paste(drawn)
+    return paper
 
 
 def truth_segmentation(sample: Sample, dataset: Dataset) -> Segmentation:

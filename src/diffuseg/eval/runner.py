@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffuseg.api import Segmenter, build_segmenter, check_number, model_name
+from diffuseg.api import Segmenter, build_segmenter, check_number
 from diffuseg.backbones import Diffusion
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
 from diffuseg.eval.metrics import Average, ConfusionMatrix
@@ -242,7 +242,7 @@ def _identify(model: Diffusion) -> dict[str, object]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {
-        "name": model_name(model),
+        "name": model.name,
         "source": model.source,
         "unet_sha256": digest.hexdigest(),
     }

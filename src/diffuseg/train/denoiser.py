@@ -18,7 +18,7 @@ from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-_SAVE_EVERY = 200
+_SAVE_EVERY = 100
 TIMESTEPS = 1000
 
 

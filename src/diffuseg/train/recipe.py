@@ -63,7 +63,7 @@ class DenoiserRecipe:
     ema: float = 0.9995
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
-        PhaseRecipe(pictures="crops", steps=2050, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
     )
 
 
