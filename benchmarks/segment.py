@@ -1,6 +1,6 @@
 """Seconds of each stage of `segment` on a warm model, for a scene of the embedded world.
 
-    python benchmarks/segment.py [--model mini] [--repeats 10] [--threads 2]
+Run: python benchmarks/segment.py [--model mini] [--repeats 10] [--threads 2]
 """
 
 import argparse
@@ -25,12 +25,10 @@ def main() -> None:
 
     scene = Scenes("test", seed=1)[0]
     start = time.perf_counter()
-    find = ds.build_segmenter(
-        options.model, ds.Attend(refine=options.refine), list(scene.names)
-    )
+    find = ds.build_segmenter(options.model, ds.Attend(refine=options.refine), list(scene.names))
     loaded = time.perf_counter() - start
     images = [scene.image] * options.batch_size
-    find.many(images)
+    results = find.many(images)
 
     stages: dict[str, list[float]] = {}
     for _ in range(options.repeats):

@@ -15,17 +15,16 @@ from diffuseg.world import Scenes
 
 def main() -> None:
     scene = Scenes("test", seed=3)[4]
-    image, classes = (sys.argv[1:3] + [None, None])[:2]
+    image, classes = sys.argv[1:3] if len(sys.argv) > 2 else (scene.image, scene.names)
     model = sys.argv[3] if len(sys.argv) > 3 else None
-    picture = scene.image if image is None else image
-    seg = ds.segment(picture, classes or scene.names, model=model, keep_scores=True)
+    seg = ds.segment(image, classes, model=model, keep_scores=True)
     print(seg)
     for region in seg:
         print(region)
     folder = Path("first-mask")
     folder.mkdir(exist_ok=True)
     seg.save(folder / "labels.png")
-    seg.overlay(picture).save(folder / "overlay.png")
+    seg.overlay(image).save(folder / "overlay.png")
     save_masks(seg, folder / "masks")
 
 

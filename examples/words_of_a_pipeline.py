@@ -1,12 +1,11 @@
 """Where the words of a prompt are while a diffusers pipeline draws the picture.
 
-Give any Stable Diffusion by folder or hub id as the first argument; without one, the embedded model.
+The first argument is any Stable Diffusion, by folder or hub id; without one, the embedded model.
 """
 
 import sys
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 import diffuseg as ds
 from diffuseg import render
@@ -15,6 +14,8 @@ PROMPT = "a red car on grass"
 
 
 def main() -> None:
+    from diffusers import StableDiffusionPipeline  # here, because it takes seconds to import
+
     folder = sys.argv[1] if len(sys.argv) > 1 else ds.list_models()[0].source
     pipe = StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)
     pipe.set_progress_bar_config(disable=True)

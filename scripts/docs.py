@@ -109,7 +109,7 @@ def _models() -> str:
             f"`{row.name}`",
             "<br>".join(f"`{one}`" for one in row.ids) or "in the package",
             str(row.size),
-            "{:.1f} / {:.1f}".format(*row.gigabytes) if row.ids else "–",
+            "{:.1f} / {:.1f}".format(*row.gigabytes) if row.ids else "-",
             row.licence,
         )
         for row in KNOWN.values()

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
 
 from diffuseg.backbones import Diffusion, load
 from diffuseg.batch import Asked, Job, Shot, ask, capture_batch, group_jobs, model_name
@@ -20,8 +19,6 @@ from diffuseg.result import Segmentation
 
 MODEL_VARIABLE = "DIFFUSEG_MODEL"
 """Environment variable that names the model used when none is given."""
-
-Fit = Literal["aspect", "square"]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ class Segmenter:
     classes: tuple[ClassName, ...] | None = None
     seed: int = 0
     size: int | None = None
-    fit: Fit = "aspect"
+    fit: str = "aspect"
     keep_scores: bool = False
 
     def __call__(self, image: object, classes: object = None) -> Segmentation:
@@ -157,7 +154,7 @@ class Segmenter:
         return ask(self.model, needs, parsed)
 
     def _hw(self, image: Image) -> tuple[int, int]:
-        return working_hw(image.hw, size=self.size or self.model.size, fit=self.fit)
+        return _seen_hw(image, self.model, self.size, self.fit)
 
     def _finish(self, image: Image, shot: Shot, seconds: dict[str, float]) -> Segmentation:
         start = time.perf_counter()
@@ -177,7 +174,7 @@ def build_segmenter(
     *,
     seed: int = 0,
     size: int | None = None,
-    fit: Fit = "aspect",
+    fit: str = "aspect",
     keep_scores: bool = False,
 ) -> Segmenter:
     """Return a callable that segments images, everything about it checked beforehand.
@@ -230,7 +227,7 @@ def segment(
     method: object = DEFAULT_METHOD,
     seed: int = 0,
     size: int | None = None,
-    fit: Fit = "aspect",
+    fit: str = "aspect",
     keep_scores: bool = False,
 ) -> Segmentation:
     """Segment one image.
@@ -268,7 +265,7 @@ def segment_many(
     method: object = DEFAULT_METHOD,
     seed: int = 0,
     size: int | None = None,
-    fit: Fit = "aspect",
+    fit: str = "aspect",
     keep_scores: bool = False,
     batch_size: int = 4,
 ) -> Iterator[Segmentation]:
@@ -309,7 +306,7 @@ def capture(
     *,
     seed: int = 0,
     size: int | None = None,
-    fit: Fit = "aspect",
+    fit: str = "aspect",
 ) -> AttentionRecord:
     """Show an image to a model and return the record of its attention.
 
@@ -339,7 +336,7 @@ def capture(
     check_number("seed", seed, least=0)
     chosen = find_model(model)
     parsed = None if classes is None else parse_classes(classes)
-    hw = working_hw(held.hw, size=size or chosen.size, fit=fit)
+    hw = _seen_hw(held, chosen, size, fit)
     [shot] = capture_batch([Job(held, ask(chosen, needs, parsed), hw)], chosen, needs, seed)
     return shot.record
 
@@ -369,6 +366,15 @@ def find_model(
             remedy='pass "mini", or the result of diffuseg.load()',
         )
     return model  # type: ignore[return-value]
+
+
+def _seen_hw(image: Image, model: Diffusion, size: int | None, fit: str) -> tuple[int, int]:
+    """The height and width at which a model sees an image."""
+    if fit not in ("aspect", "square"):
+        raise InputError(
+            'fit must be "aspect" or "square"', got=repr(fit), remedy="use one of the two"
+        )
+    return working_hw(image.hw, size=size or model.size, fit=fit)
 
 
 def check_number(name: str, value: object, *, least: int) -> None:

@@ -5,6 +5,7 @@ channels or classes. Everything is computed in float32 whatever the inputs are, 
 its sums underflow in half precision; no input is changed.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -91,8 +92,8 @@ def add_attention(
         >>> round(float(total[0].sum()), 3)  # one for each head and query
         6.0
     """
-    for row, rows, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
-        total[row, rows].add_(maps.sum(0))
+    for rows, part, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
+        total[rows, part].add_(maps.sum(1))
 
 
 @torch.no_grad()
@@ -118,8 +119,8 @@ def head_maps(
     columns = None if tokens is None else torch.tensor(list(tokens), device=q.device)
     width = k.shape[2] if columns is None else len(columns)
     kept = q.new_empty((*q.shape[:3], width), dtype=torch.float32)
-    for row, rows, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
-        kept[row, :, rows] = maps if columns is None else maps.index_select(2, columns)
+    for rows, part, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
+        kept[rows, :, part] = maps if columns is None else maps.index_select(3, columns)
     return kept
 
 
@@ -145,45 +146,50 @@ def attend(
     """
     result = q.new_empty((q.shape[0], q.shape[2], values.shape[2]), dtype=torch.float32)
     values = values.float()
-    for row, rows, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
-        result[row, rows] = maps.sum(0) @ values[row]
+    for rows, part, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
+        result[rows, part] = maps.sum(1) @ values[rows]
     return result.div_(q.shape[1])
 
 
 def _chunks(
     q: Tensor, k: Tensor, *, scale: float, bias: Tensor | None, chunk: int | None
-) -> Iterator[tuple[int, slice, Tensor]]:
-    """Yield (batch row, query rows, probabilities [h, rows, m]); a yield may overwrite the last."""
-    _, heads, n, _ = q.shape
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (batch rows, query rows, probabilities [b h n m] of them).
+
+    One buffer serves all chunks: what was yielded is gone when the next is asked for.
+    """
+    batch, heads, n, _ = q.shape
     m = k.shape[2]
-    if chunk is None:
-        scratch_bytes = _SCRATCH_BYTES.get(q.device.type, _SCRATCH_BYTES_ACCELERATOR)
-        chunk = max(_MIN_ROWS, scratch_bytes // (4 * heads * m))
-    chunk = min(chunk, n)
-    scratch = torch.empty((heads * chunk * m,), dtype=torch.float32, device=q.device)
-    for row in range(q.shape[0]):
+    room = _SCRATCH_BYTES.get(q.device.type, _SCRATCH_BYTES_ACCELERATOR) // (4 * heads * m)
+    size = min(n, max(_MIN_ROWS, room) if chunk is None else chunk)
+    # Where all queries of a row fit, several rows go together: small maps come in large batches.
+    together = max(1, room // n) if chunk is None else 1
+    scratch = q.new_empty((min(together, batch) * heads * size * m,), dtype=torch.float32)
+    for first in range(0, batch, together):
+        rows = slice(first, min(first + together, batch))
         # Contiguous copies are small, feed the matrix product best, and make results independent
         # of how the caller's tensors lie in memory (a loaded record equals a fresh one).
-        queries = q[row].float().contiguous()
-        keys = k[row].float().contiguous().transpose(1, 2)
-        row_bias = None if bias is None else bias[row].float()
-        for start in range(0, n, chunk):
-            rows = slice(start, min(start + chunk, n))
-            size = rows.stop - start
-            scores = scratch[: heads * size * m].view(heads, size, m)
-            if row_bias is not None:
-                scores.copy_(row_bias if row_bias.shape[0] == 1 else row_bias[rows])
-            beta = 0 if row_bias is None else 1
-            torch.baddbmm(scores, queries[:, rows], keys, beta=beta, alpha=scale, out=scores)
+        queries = q[rows].float().flatten(0, 1).contiguous()
+        keys = k[rows].float().flatten(0, 1).contiguous().transpose(1, 2)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            shape = (rows.stop - first, heads, part.stop - start, m)
+            scores = scratch[: math.prod(shape)].view(shape)
+            if bias is not None:
+                added = bias[rows] if bias.shape[1] == 1 else bias[rows, part]
+                scores.copy_(added[:, None])
+            beta = 0 if bias is None else 1
+            flat = scores.view(-1, *shape[2:])
+            torch.baddbmm(flat, queries[:, part], keys, beta=beta, alpha=scale, out=flat)
             if scores.device.type == "cpu":
-                torch.softmax(scores, -1, out=scores)
+                torch.softmax(flat, -1, out=flat)
             else:
                 scores = scores.softmax(-1)
-            yield row, rows, scores
+            yield rows, part, scores
 
 
 def weighted_mean(
-    maps: Sequence[Float[Tensor, "*s"]], weights: Sequence[float]
+    maps: Sequence[Float[Tensor, "*s"]], weights: Sequence[int | float]
 ) -> Float[Tensor, "*s"]:
     """Mean of equally shaped maps, each counted `weights[i]` times.
 

@@ -82,7 +82,7 @@ def read_record(path: str | os.PathLike[str]) -> Contents:
             {name: json.loads(texts[name]) for name in texts if name != "format"}, tensors
         )
         _check_shapes(record)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -9,10 +9,10 @@ import time
 
 import PIL.Image
 import pytest
-from support.folders import write_sd15
 
 import diffuseg as ds
 from diffuseg.world import Scenes
+from support.folders import write_sd15
 
 COMMAND = [sys.executable, "-m", "diffuseg"]
 PATIENCE = 240  # seconds; far more than needed, only to end a hanging process

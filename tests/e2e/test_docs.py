@@ -132,7 +132,9 @@ def test_every_block_says_what_it_is():
     assert not [block.place for block in EVERY if not block.language]
 
 
-@pytest.mark.parametrize("block", [b for b in EVERY if b.language == "python"], ids=lambda b: b.place)
+@pytest.mark.parametrize(
+    "block", [b for b in EVERY if b.language == "python"], ids=lambda b: b.place
+)
 def test_python_block_compiles(block: Block):
     compile(block.text, block.place, "exec")
 
@@ -151,7 +153,12 @@ def test_bash_blocks_are_commands_of_ours_or_marked():
 def test_a_mark_is_read_from_the_line_above():
     text = "<!-- no-run: takes a day -->\n```python\na = 1\n```\n\n```text\nb\n```\n"
     first, second = read_blocks(DOCS / "x.md", text)
-    assert (first.mark, first.value, first.text, first.line) == ("no-run", "takes a day", "a = 1\n", 2)
+    assert (first.mark, first.value, first.text, first.line) == (
+        "no-run",
+        "takes a day",
+        "a = 1\n",
+        2,
+    )
     assert (second.mark, second.language) == ("", "text")
 
 

@@ -64,7 +64,7 @@ def test_other_sizes(mini, hw):
     scene = Scenes("test", seed=2, hw=hw)[0]
     seg = ds.segment(scene.image, list(scene.names), model=mini)
     assert seg.hw == hw
-    assert all(side % 64 == 0 for side in seg.provenance.working_hw)
+    assert seg.provenance.working_hw in {(256, 256), (192, 320), (384, 192)}
 
 
 def test_each_word_gets_its_own_place(mini, scene):

@@ -225,7 +225,7 @@ def test_square_fit(model):
         ({"classes": "giraffe"}, "knows only these words"),
         ({"classes": "cat", "method": "iseg2"}, "the method must be a known name"),
         ({"classes": "cat", "seed": -1}, "seed must be a whole number of at least 0"),
-        ({"classes": "cat", "seed": 1.5}, "seed must be"),
+        ({"classes": "cat", "seed": True}, "seed must be"),
         ({"classes": "cat", "size": 8}, "size must be a whole number of at least 64"),
         ({"classes": "cat", "fit": "tall"}, "fit must be"),
         ({"classes": "cat", "model": "mimi"}, "the model must be a known name"),

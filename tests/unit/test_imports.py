@@ -14,7 +14,7 @@ ROOT = Path(diffuseg.__file__).parent
 # A room may import the rooms above it and other modules of its own row; see ARCHITECTURE.md.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"palettes", "files", "names"}),
+    frozenset({"palettes", "files", "journal"}),
     frozenset(
         {
             "image",
@@ -34,6 +34,12 @@ ROWS: tuple[frozenset[str], ...] = (
         {
             "prompts",
             "layers",
+            "selection",
+            "calls",
+            "hooks",
+            "memory",
+            "pipeline_text",
+            "recorder",
             "attention",
             "intervene",
             "averages",
@@ -44,8 +50,8 @@ ROWS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"backbones", "methods"}),
-    frozenset({"api"}),
-    frozenset({"eval", "folders", "doctor", "terminal"}),
+    frozenset({"api", "batch"}),
+    frozenset({"eval", "folders", "doctor"}),
     frozenset({"cli"}),
 )
 # Rooms beside the main line, and all they may import.

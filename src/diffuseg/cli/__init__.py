@@ -39,12 +39,13 @@ def main() -> None:
     app()
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         stdout().print(version("diffuseg"))
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

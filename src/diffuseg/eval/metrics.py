@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Int64, Integer
@@ -11,8 +10,8 @@ from jaxtyping import Float, Int, Int64, Integer
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
 
-Average = Literal["gt_present", "union_present", "all_eps", "all_zero"]
-AVERAGES: tuple[Average, ...] = get_args(Average)
+AVERAGES = ("gt_present", "union_present", "all_eps", "all_zero")
+"""The rules by which a mean over classes is taken, see `ConfusionMatrix.miou`."""
 
 
 class ConfusionMatrix:
@@ -155,9 +154,7 @@ class ConfusionMatrix:
         hit = np.diag(self.counts).astype(np.float64)
         return _ratio(hit, self.truth + self.counts.sum(axis=0) - hit)
 
-    def miou(
-        self, average: Average | str = "gt_present", *, classes: Sequence[int] | None = None
-    ) -> float:
+    def miou(self, average: str = "gt_present", *, classes: Sequence[int] | None = None) -> float:
         """Return the mean intersection over union; NaN when there is nothing to average.
 
         Args:

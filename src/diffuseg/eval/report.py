@@ -11,7 +11,7 @@ import PIL.Image
 
 from diffuseg import render
 from diffuseg.eval.datasets import Dataset, Sample
-from diffuseg.eval.metrics import AVERAGES, Average, ConfusionMatrix
+from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
 from diffuseg.files import atomic_path
 from diffuseg.legend import PAPER, draw_legend, legend_entries, text_size
 from diffuseg.result import Segmentation
@@ -55,7 +55,7 @@ class Report:
     pixels_scored: int
     miou: float
     acc: float
-    average: Average
+    average: str
     metrics: Mapping[str, float]
     per_class: Mapping[str, float | None]
     protocol: str = _LABELS_GIVEN
@@ -131,7 +131,7 @@ class Report:
         )
 
 
-def score(matrix: ConfusionMatrix, dataset: Dataset, average: Average) -> dict[str, float]:
+def score(matrix: ConfusionMatrix, dataset: Dataset, average: str) -> dict[str, float]:
     """Return every figure of a confusion matrix by name.
 
     Example:

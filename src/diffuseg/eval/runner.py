@@ -18,7 +18,7 @@ import torch
 from diffuseg.api import Segmenter, build_segmenter, check_number
 from diffuseg.backbones import Diffusion
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
-from diffuseg.eval.metrics import Average, ConfusionMatrix
+from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.eval.report import Report, score, write_report, write_strip
 from diffuseg.eval.state import ImageScore, RunState
 from diffuseg.methods import DEFAULT_METHOD, method_name
@@ -40,7 +40,7 @@ def evaluate(
     noise_seed: int = 0,
     size: int | None = None,
     batch_size: int = 4,
-    average: Average = "gt_present",
+    average: str = "gt_present",
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -186,7 +186,7 @@ def _report(
     data: Dataset,
     matrix: ConfusionMatrix,
     state: RunState,
-    average: Average,
+    average: str,
     segmenter: Segmenter,
     parameters: dict[str, object],
     identity: dict[str, object],

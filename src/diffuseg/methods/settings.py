@@ -77,7 +77,8 @@ def recorded_preset(record: AttentionRecord, name: str) -> dict[str, object]:
     """Return the preset for a method that the recorded model had; empty if it had none.
 
     Example:
-        >>> recorded_preset(AttentionRecord(layers=(), grids={}), "attend")
+        >>> from diffuseg.captured import Contents
+        >>> recorded_preset(AttentionRecord(Contents()), "attend")
         {}
     """
     return json.loads(str(record.header.provenance.get("preset") or "{}")).get(name, {})

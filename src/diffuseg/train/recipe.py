@@ -92,8 +92,12 @@ class MiniRecipe:
 PRESET: dict[str, dict[str, object]] = {
     "attend": {
         "timestep": 200,
-        "layers": ["down_blocks.1.attentions.1.*"],
         "levels": [2],
+        "layers": ["down_blocks.1.attentions.0.*", "up_blocks.2.attentions.2.*"],
+        "heads": [2],
     }
 }
-"""Settings written into the exported folder, by method: where its words find their pixels best."""
+"""Settings written into the exported folder, by method: where its words find their pixels best.
+
+Chosen on validation scenes among timesteps 200 and 300, the layers of level 2 and single heads.
+"""
