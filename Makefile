@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/diffuseg demo --output out/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -31,9 +31,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     pieces = {word: (*word[:-1], word[-1] + _WORD_END) for word in dict.fromkeys(words)}
     merges: list[tuple[str, str]] = []
     while True:
-        pairs = Counter(
-            pair for parts in pieces.values() for pair in pairwise(parts)
-        )
+        pairs = Counter(pair for parts in pieces.values() for pair in pairwise(parts))
         if not pairs:
             return merges
         best = max(pairs, key=lambda pair: (pairs[pair], pair[1].endswith(_WORD_END), pair))
