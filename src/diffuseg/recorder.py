@@ -120,10 +120,20 @@ class Recorder:
             had arrived. Unlike a bare call, that is done in every wanted pass, not only the last.
 
         Example:
-            recorder = record(unet, layers="down_blocks.*", early_exit=True)
-            with recorder as rec:
-                for t in (100, 300):
-                    recorder.run(lambda: unet(latents, t, text))
+            >>> from diffusers import UNet2DConditionModel
+            >>> from diffuseg.attention import record
+            >>> unet = UNet2DConditionModel(
+            ...     block_out_channels=(8, 8), attention_head_dim=2, norm_num_groups=4,
+            ...     cross_attention_dim=4,
+            ...     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+            >>> latents, text = torch.zeros(1, 4, 8, 8), torch.zeros(1, 7, 4)
+            >>> recorder = record(unet, layers="down_blocks.*", early_exit=True)
+            >>> with torch.no_grad(), recorder as rec:
+            ...     for t in (100, 300):
+            ...         _ = recorder.run(lambda: unet(latents, t, text))
+            >>> rec.timesteps
+            (100, 300)
         """
         self._running = True
         try:

@@ -60,6 +60,18 @@ def test_the_chunk_does_not_change_the_result(chunk, masked):
     torch.testing.assert_close(tokens, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_small_maps_of_many_rows(masked, monkeypatch):
+    monkeypatch.setitem(ops._SCRATCH_BYTES, "cpu", 4 * (2 * 6 * 5) * 3)  # three rows of the batch
+    q, k, x = draw(8, 2, 6, 4), draw(8, 2, 5, 4, seed=1), draw(8, 5, 3, seed=2)
+    bias = draw(8, 1, 5, seed=3) if masked else None
+    expected = dense(q, k, 0.5, bias).float()
+    choice = {"scale": 0.5, "bias": bias}
+    torch.testing.assert_close(ops.head_maps(q, k, **choice), expected)
+    torch.testing.assert_close(ops.attention_maps(q, k, **choice), expected.mean(1))
+    torch.testing.assert_close(ops.attend(q, k, x, **choice), expected.mean(1) @ x)
+
+
 @pytest.mark.parametrize("rows", [1, 50])
 def test_a_bias_is_added_to_the_scores_of_every_head(rows):
     q, k, bias = draw(2, 3, 50, 8), draw(2, 3, 20, 8, seed=1), draw(2, rows, 20, seed=3)
