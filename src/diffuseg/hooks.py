@@ -59,7 +59,7 @@ class TracedCalls:
 
     def __init__(self) -> None:
         self.args: tuple = ()
-        self.kwargs: dict[str, Any] | None = None
+        self.kwargs: dict[str, Any] = {}
         with torch.inference_mode(False):
             self.count = torch.zeros((), dtype=torch.int64)
 
@@ -131,6 +131,8 @@ class Hooks:
             slot.clear()
         for slot in self.features:
             slot.output = None
+        self.traced.args = ()
+        self.traced.kwargs = {}
 
     def replaced(self) -> list[str]:
         """Return the layers whose projections are no longer the modules with the hooks."""

@@ -105,8 +105,11 @@ class Recorder:
         trace: TracebackType | None,
     ) -> bool | None:
         self._hooks.detach()
-        if error is None or isinstance(error, _Stop):
-            self._finish()
+        try:
+            if error is None or isinstance(error, _Stop):
+                self._finish()
+        finally:
+            self._hooks.clear()
         return isinstance(error, _Stop) and error.owner is self
 
     def run(self, call: Callable[[], _T]) -> _T | None:
@@ -154,23 +157,18 @@ class Recorder:
     def _open(self, call: UNetCall) -> None:
         """Begin a pass; one that was left open was stopped by an exception and is dropped."""
         self._check_unchanged()
-        first = self._first = self._first or call
-        if call.shape != first.shape:
+        dropped, self._pass = self._pass, None
+        if dropped is not None and dropped.arrived and self._selection.reductions:
             raise CaptureError(
-                "all passes of a record must have the same batch and latent size",
-                got=f"{call.shape} after {first.shape}",
-                remedy="record them apart, each in its own with block",
-            )
-        if self._selection.halved and call.shape[0] % 2:
-            raise CaptureError(
-                "a batch of two halves must be even",
-                got=f"half={self._selection.half!r} with a batch of {call.shape[0]}",
-                remedy='pass half="all", or call the U-Net with [unconditional, conditional]',
+                "every pass must run to its end where maps are reduced as they come",
+                got=f"the pass at timestep {dropped.captured.step} was left by an exception",
+                remedy="let exceptions leave the with block, and record anew",
             )
         step = call.step
         asked = (step,) if self._selection.steps is None else self._selection.steps
         match = find_step(step, asked)
         if match is not None:
+            self._check_call(call)
             self._check_memory(call)
         self._pass = _Pass(match, CapturedPass(step))
 
@@ -266,6 +264,21 @@ class Recorder:
                 remedy="load LoRA and other adapters before entering record()",
             )
 
+    def _check_call(self, call: UNetCall) -> None:
+        first = self._first = self._first or call
+        if call.shape != first.shape:
+            raise CaptureError(
+                "all passes of a record must have the same batch and latent size",
+                got=f"{call.shape} after {first.shape}",
+                remedy="record them apart, each in its own with block",
+            )
+        if self._selection.halved and call.shape[0] % 2:
+            raise CaptureError(
+                "a batch of two halves must be even",
+                got=f"half={self._selection.half!r} with a batch of {call.shape[0]}",
+                remedy='pass half="all", or call the U-Net with [unconditional, conditional]',
+            )
+
     def _check_memory(self, call: UNetCall) -> None:
         """Raise before the pass runs if the record would not fit."""
         choice = self._selection
@@ -285,7 +298,7 @@ class Recorder:
 
     def _finish(self) -> None:
         """Check that everything arrived, then complete the header and the reduced maps."""
-        if self._hooks.traced.kwargs is not None and not self._seen and self._pass is None:
+        if int(self._hooks.traced.count):
             self._take_traced_call()
         if self._pass is not None and self._has_all(self._pass):
             self._close(self._pass)
@@ -318,14 +331,14 @@ class Recorder:
 
     def _take_traced_call(self) -> None:
         traced = self._hooks.traced
-        count = int(traced.count)
+        count = int(traced.count) + len(self._seen)
         if count > 1:
             raise CaptureError(
                 "several passes of a compiled U-Net can be told apart only by the object called",
                 got=f"{count} passes",
                 remedy="give record() the result of torch.compile, not the U-Net inside it",
             )
-        self._open(read_call(traced.args, traced.kwargs or {}))
+        self._open(read_call(traced.args, traced.kwargs))
         self._returned()
 
     def _complete(self) -> None:

@@ -9,6 +9,7 @@ from diffuseg.attention import layers_of, record
 from diffuseg.errors import CaptureError
 from diffuseg.layers import sites_of
 from diffuseg.ops import head_maps
+from diffuseg.reduce import HeadMean
 from support import models
 
 EVERY_KIND = ("self", "cross", "temporal")
@@ -352,6 +353,18 @@ def test_a_pass_that_failed_and_was_run_again(small):
     assert rec.timesteps == (500,)
     with pytest.raises(CaptureError, match="run to its end"), record(small):
         call_and_fail(small, call)
+    # What a reduction has taken cannot be taken back.
+    with (
+        pytest.raises(CaptureError, match="reduced as they come"),
+        record(small, reduce=HeadMean()),
+    ):
+        fail_and_call(small, call)
+
+
+def fail_and_call(unet, call):
+    with pytest.raises(RuntimeError):
+        unet(**call | {"encoder_hidden_states": torch.zeros(1, 7, 5)})
+    unet(**call)
 
 
 def call_and_fail(unet, call):
@@ -371,6 +384,14 @@ def test_passes_that_do_not_go_together_are_refused(small):
 def call_each(unet, calls):
     for call in calls:
         unet(**call)
+
+
+@torch.no_grad()
+def test_passes_that_are_not_wanted_may_be_anything(small):
+    with record(small, steps=100, half="cond") as rec:
+        small(**models.inputs(small, batch=3, hw=(8, 16), timestep=200))
+        small(**models.inputs(small, batch=2, timestep=100))
+    assert (rec.batch, rec.header.latent_hw) == (1, (16, 16))
 
 
 @torch.no_grad()

@@ -134,6 +134,18 @@ def test_several_passes_of_the_inner_unet_are_noticed(unet):
         call_twice(unet, compiled(unet))
 
 
+@torch.no_grad()
+def test_passes_before_and_in_compiled_code_are_noticed(unet):
+    with pytest.raises(CaptureError, match="2 passes"), record(unet):
+        call_both(unet)
+
+
+def call_both(unet):
+    call = models.inputs(unet)
+    unet(**call)
+    compiled(unet)(**call)
+
+
 def call_twice(unet, model):
     for timestep in (300, 200):
         model(**tensor_step(unet, timestep))

@@ -152,7 +152,7 @@ def test_hidden_padding_keeps_the_caption_from_leaking() -> None:
 
 
 def test_schedule_is_stable_diffusions() -> None:
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     torch.testing.assert_close(scaled_linear_alphas(), theirs.alphas_cumprod)

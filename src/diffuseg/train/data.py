@@ -38,14 +38,12 @@ class Pictures:
 def _captions(
     things: Sequence[Noun], stuff: Sequence[str], rng: np.random.Generator
 ) -> tuple[str, ...]:
-    kept = rng.permutation(len(things) + len(stuff))
-    kept = kept[: rng.integers(1, len(kept) + 1)]
-    part = (
-        [things[i] for i in kept if i < len(things)],
-        [stuff[i - len(things)] for i in kept if i >= len(things)],
-    )
+    named = len(things) + len(stuff)
+    kept: list[int] = rng.permutation(named).tolist()[: rng.integers(1, named + 1)]
+    some_things = [things[i] for i in kept if i < len(things)]
+    some_stuff = [stuff[i - len(things)] for i in kept if i >= len(things)]
     phrases = [caption_things(things, stuff, rng) for _ in range(CAPTIONS - 1)]
-    phrases.append(caption_things(*part, rng))
+    phrases.append(caption_things(some_things, some_stuff, rng))
     return tuple(_plainer(phrase, rng) for phrase in phrases)
 
 

@@ -14,6 +14,7 @@ from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
 from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe
+from diffuseg.world.tokenizer import END, START
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -37,11 +38,12 @@ class Denoiser(nn.Module):
     """
 
     def __init__(self, recipe: DenoiserRecipe, tokenizer: "CLIPTokenizer", *, side: int) -> None:
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         super().__init__()
-        self.end_id = int(tokenizer.eos_token_id)
+        start, end = (tokenizer.get_vocab()[token] for token in (START, END))
+        self.end_id = end
         self.unet = UNet2DConditionModel(
             sample_size=side,
             in_channels=4,
@@ -64,9 +66,9 @@ class Denoiser(nn.Module):
                 num_hidden_layers=recipe.text_layers,
                 num_attention_heads=recipe.text_heads,
                 max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=start,
+                eos_token_id=end,
+                pad_token_id=end,
             )
         )
         self.constant = nn.Parameter(torch.zeros(recipe.text_width))
@@ -213,5 +215,5 @@ def train_phase(
 
 @torch.no_grad()
 def _update_average(average: Denoiser, model: Denoiser, decay: float) -> None:
-    ours, theirs = list(average.parameters()), list(model.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - decay)

@@ -40,7 +40,7 @@ from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPTokenizer
 
 Stage = Literal["render", "vae", "latents", "unet", "export", "all"]
@@ -196,7 +196,7 @@ def _train_denoiser(
 
 def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
     """Write the averaged weights as an ordinary diffusers folder in fp16, with checksums."""
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     tokenizer = build_tokenizer(VOCABULARY)
     average = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
@@ -206,7 +206,7 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
         if (path := work / f"unet-{phase.pictures}.safetensors").exists()
     ]
     if not newest:
-        _require(work / f"unet-{recipe.denoiser.phases[0].name}.safetensors", "unet")
+        _require(work / f"unet-{recipe.denoiser.phases[0].pictures}.safetensors", "unet")
     load_checkpoint(newest[-1], {"average": average})
     folder = out.with_name(out.name + ".partial")
     average.unet.half().save_pretrained(folder / "unet", safe_serialization=True)

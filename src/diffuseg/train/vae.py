@@ -1,7 +1,7 @@
 """Stage 1: the autoencoder, trained on small crops."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,27 +15,31 @@ from diffuseg.train.log import TrainLog
 from diffuseg.train.recipe import MiniRecipe, VaeRecipe
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 _SAVE_EVERY = 500
 
 
 def build_vae(recipe: VaeRecipe, *, size: int) -> "AutoencoderKL":
     """An untrained autoencoder of the recipe's shape."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        latent_channels=4,
-        block_out_channels=recipe.channels,
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * len(recipe.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(recipe.channels),
-        mid_block_add_attention=False,
-        sample_size=size,
-    )
+    config: dict[str, object] = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": recipe.channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "down_block_types": ("DownEncoderBlock2D",) * len(recipe.channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(recipe.channels),
+        "mid_block_add_attention": False,
+        "sample_size": size,
+    }
+    vae = AutoencoderKL.from_config(config)
+    if not isinstance(vae, AutoencoderKL):
+        raise TypeError(f"diffusers built a {type(vae).__name__}")
+    return vae
 
 
 def random_crops(
@@ -64,7 +68,8 @@ def train_vae(
     """Train (or resume) the autoencoder and set its scaling factor to unit latent variance."""
     settings = recipe.vae
     torch.manual_seed(recipe.seed)
-    vae = build_vae(settings, size=recipe.size).to(device)
+    vae = build_vae(settings, size=recipe.size)
+    torch.nn.Module.to(vae, device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
     checkpoint = work / "vae.safetensors"
     step = 0
@@ -77,11 +82,11 @@ def train_vae(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, 2 - 2 * step / settings.steps)
         images_in = random_crops(images, settings.batch, settings.crop, rng).to(device)
-        posterior = vae.encode(images_in).latent_dist
+        posterior = vae.encode(images_in, return_dict=False)[0]
         latents = posterior.mean + posterior.std * torch.randn(
             posterior.mean.shape, generator=noise
         ).to(device)
-        images_out = vae.decode(latents).sample
+        images_out = vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0]
         loss = functional.l1_loss(images_out, images_in) + functional.mse_loss(
             images_out, images_in
         )
@@ -98,7 +103,9 @@ def train_vae(
             save_checkpoint(checkpoint, {"vae": vae}, optimizer, {"step": step})
     vae.eval().requires_grad_(False)
     sample = torch.from_numpy(images[:64]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    spread = torch.cat([vae.encode(part.to(device)).latent_dist.mean for part in sample.split(8)])
+    spread = torch.cat(
+        [vae.encode(part.to(device), return_dict=False)[0].mean for part in sample.split(8)]
+    )
     vae.register_to_config(scaling_factor=round(1 / spread.std().item(), 5))
     return vae
 
@@ -117,7 +124,7 @@ def encode_pictures(
         part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2)
         part = part.to(vae.device).float().div_(127.5).sub_(1)
         both = torch.stack([part, part.flip(-1)], dim=1).flatten(0, 1)
-        latents = vae.encode(both).latent_dist.mean * vae.config["scaling_factor"]
+        latents = vae.encode(both, return_dict=False)[0].mean * vae.config["scaling_factor"]
         rows.append(latents.unflatten(0, (-1, 2)).cpu())
         if progress is not None:
             progress(min(start + batch, len(images)), len(images))

@@ -72,7 +72,7 @@ def build_tokenizer(words: Iterable[str], *, max_length: int = 77) -> "CLIPToken
     vocab = {symbol: index for index, symbol in enumerate(symbols)}
     return CLIPTokenizer(
         vocab=vocab,
-        merges=merges,
+        merges=merges,  # pyright: ignore[reportArgumentType] - annotated as text, takes pairs
         bos_token=START,
         eos_token=END,
         unk_token=END,
