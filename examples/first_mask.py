@@ -14,7 +14,7 @@ from diffuseg.world import Scenes
 
 
 def main() -> None:
-    scene = Scenes("test", seed=3)[4]
+    scene = Scenes("test", seed=3)[3]
     image, classes = sys.argv[1:3] if len(sys.argv) > 2 else (scene.image, scene.names)
     model = sys.argv[3] if len(sys.argv) > 3 else None
     seg = ds.segment(image, classes, model=model, keep_scores=True)

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.compile
 @pytest.fixture(autouse=True)
 def _fresh_dynamo():
     torch._dynamo.reset()
-    yield
+    # load(compile=True) anywhere in the process turns this off; dynamo's default is on.
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):
+        yield
     torch._dynamo.reset()
 
 

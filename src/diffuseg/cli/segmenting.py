@@ -108,7 +108,7 @@ def segment(
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("demo"),
-    index: Annotated[int, typer.Option(help="Which scene of the stream.")] = 0,
+    index: Annotated[int, typer.Option(help="Which scene of the stream.")] = 3,
     seed: Annotated[int, typer.Option(help="Which stream of held-out scenes.")] = 3,
     model: ModelOption = "mini",
     method: MethodOption = None,
