@@ -269,6 +269,17 @@ def test_a_number_follows_its_report(tmp_path: Path):
     assert script.PENDING in script.filled(text.replace("some.json", "none.json"), assets=tmp_path)
 
 
+@needs_mini
+@pytest.mark.parametrize("report", sorted((DOCS / "assets").glob("*.json")), ids=lambda p: p.stem)
+def test_numbers_are_of_the_model_in_the_package(report: Path):
+    told = json.loads(report.read_text(encoding="utf-8"))
+    model = diffuseg.load("mini", device="cpu")
+    found = diffuseg.evaluate(told["dataset"], method=told["method"], model=model, limit=1)
+    again = "the model or its preset has changed: evaluate again, then python scripts/docs.py"
+    assert found.model["unet_sha256"] == told["model"]["unet_sha256"], again
+    assert found.to_dict()["parameters"] == told["parameters"], again
+
+
 def test_catalog_is_told_in_full():
     page = (DOCS / "guides" / "weights.md").read_text(encoding="utf-8")
     for row in KNOWN.values():
