@@ -16,7 +16,7 @@ from diffuseg.errors import InputError
 from diffuseg.train.data import Progress, crop_scene
 from diffuseg.train.denoiser import Denoiser, scaled_linear_alphas
 from diffuseg.train.mini import export_mini, train_mini
-from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaeRecipe
+from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaePhase, VaeRecipe
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import Scenes
 from diffuseg.world.tokenizer import build_tokenizer
@@ -27,7 +27,12 @@ TOY = MiniRecipe(
     shard=4,
     crops=1,
     crop_size=128,
-    vae=VaeRecipe(channels=(8, 8, 8, 8), crop=32, batch=2, steps=3),
+    vae=VaeRecipe(
+        channels=(8, 8, 8, 8),
+        crop=32,
+        batch=2,
+        phases=(VaePhase(steps=2), VaePhase(steps=1, kl=2e-4, busy=0.5)),
+    ),
     denoiser=DenoiserRecipe(
         channels=(16, 16, 16, 16),
         heads=2,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
-from diffuseg.train.recipe import MiniRecipe, VaeRecipe
+from diffuseg.train.recipe import MiniRecipe, VaePhase, VaeRecipe
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -43,17 +43,36 @@ def build_vae(recipe: VaeRecipe, *, size: int) -> "AutoencoderKL":
 
 
 def random_crops(
-    images: UInt8[np.ndarray, "n h w 3"], count: int, side: int, rng: np.random.Generator
+    images: UInt8[np.ndarray, "n h w 3"],
+    count: int,
+    side: int,
+    rng: np.random.Generator,
+    *,
+    busy: float = 0.0,
 ) -> Float[Tensor, "b 3 s s"]:
-    """`count` random crops in [-1, 1], mirrored half of the time."""
+    """`count` random crops in [-1, 1], mirrored half of the time.
+
+    A share `busy` of them has the highest contrast among three times as many candidates.
+    """
+    picked = round(busy * count)
+    candidates = np.stack([_crop(images, side, rng) for _ in range(count + 2 * picked)])
+    chosen = list(range(count - picked))
+    if picked:
+        cells = candidates[count - picked :, ::4, ::4].reshape(3 * picked, -1, 3)
+        contrast = cells.astype(np.float32).std(axis=1).sum(axis=1)
+        chosen += [count - picked + int(i) for i in np.argsort(contrast)[-picked:]]
+    crops = torch.from_numpy(candidates[chosen])
+    return crops.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _crop(
+    images: UInt8[np.ndarray, "n h w 3"], side: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "s s 3"]:
     height, width = images.shape[1:3]
-    crops = np.empty((count, side, side, 3), np.uint8)
-    for row in range(count):
-        top = rng.integers(0, height - side + 1)
-        left = rng.integers(0, width - side + 1)
-        crop = images[rng.integers(len(images)), top : top + side, left : left + side]
-        crops[row] = crop[:, ::-1] if rng.random() < 0.5 else crop
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    top = rng.integers(0, height - side + 1)
+    left = rng.integers(0, width - side + 1)
+    crop = images[rng.integers(len(images)), top : top + side, left : left + side]
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
 def train_vae(
@@ -70,37 +89,23 @@ def train_vae(
     torch.manual_seed(recipe.seed)
     vae = build_vae(settings, size=recipe.size)
     torch.nn.Module.to(vae, device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99))
     checkpoint = work / "vae.safetensors"
-    step = 0
+    done = 0
     if checkpoint.exists():
-        step = int(str(load_checkpoint(checkpoint, {"vae": vae}, optimizer)["step"]))
+        done = int(str(load_checkpoint(checkpoint, {"vae": vae}, optimizer)["step"]))
     vae.train()
-    while step < settings.steps:
-        rng = np.random.default_rng([recipe.seed, 1, step])
-        noise = torch.Generator().manual_seed(step)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, 2 - 2 * step / settings.steps)
-        images_in = random_crops(images, settings.batch, settings.crop, rng).to(device)
-        posterior = vae.encode(images_in, return_dict=False)[0]
-        latents = posterior.mean + posterior.std * torch.randn(
-            posterior.mean.shape, generator=noise
-        ).to(device)
-        images_out = vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0]
-        loss = functional.l1_loss(images_out, images_in) + functional.mse_loss(
-            images_out, images_in
-        )
-        loss = loss + settings.kl * posterior.kl().mean() / latents[0].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        log.write("vae", step, loss=loss.item())
-        if progress is not None:
-            progress(step, settings.steps)
-        if step % _SAVE_EVERY == 0 or step == settings.steps:
-            save_checkpoint(checkpoint, {"vae": vae}, optimizer, {"step": step})
+    total = sum(phase.steps for phase in settings.phases)
+    end = 0
+    for phase in settings.phases:
+        start, end = end, end + phase.steps
+        for step in range(max(done, start), end):
+            loss = _vae_step(vae, optimizer, images, recipe, phase, step=step, start=start)
+            log.write("vae", step + 1, loss=loss)
+            if progress is not None:
+                progress(step + 1, total)
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == total:
+                save_checkpoint(checkpoint, {"vae": vae}, optimizer, {"step": step + 1})
     vae.eval().requires_grad_(False)
     sample = torch.from_numpy(images[:64]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     spread = torch.cat(
@@ -108,6 +113,37 @@ def train_vae(
     )
     vae.register_to_config(scaling_factor=round(1 / spread.std().item(), 5))
     return vae
+
+
+def _vae_step(
+    vae: "AutoencoderKL",
+    optimizer: torch.optim.Optimizer,
+    images: UInt8[np.ndarray, "n h w 3"],
+    recipe: MiniRecipe,
+    phase: VaePhase,
+    *,
+    step: int,
+    start: int,
+) -> float:
+    """One update; `step` counts from the first phase on, `start` is where this phase began."""
+    settings = recipe.vae
+    rng = np.random.default_rng([recipe.seed, 1, step])
+    noise = torch.Generator().manual_seed(step)
+    for group in optimizer.param_groups:
+        group["lr"] = phase.learning_rate * min(1.0, 2 - 2 * (step - start) / phase.steps)
+    images_in = random_crops(images, settings.batch, settings.crop, rng, busy=phase.busy)
+    images_in = images_in.to(vae.device)
+    posterior = vae.encode(images_in, return_dict=False)[0]
+    draws = torch.randn(posterior.mean.shape, generator=noise).to(vae.device)
+    latents = posterior.mean + posterior.std * draws
+    images_out = vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0]
+    loss = functional.l1_loss(images_out, images_in) + functional.mse_loss(images_out, images_in)
+    loss = loss + phase.kl * posterior.kl().mean() / latents[0].numel()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
 
 @torch.inference_mode()
