@@ -21,8 +21,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from diffuseg.attention import record
-from diffuseg.reduce import HeadMean
+from diffuseg.attention import HeadMean, record
 
 _TIMESTEP = 300
 _TOKENS = 77

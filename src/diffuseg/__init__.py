@@ -3,9 +3,7 @@
 Names are loaded when they are first used, so that `import diffuseg` costs nothing.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +12,10 @@ if TYPE_CHECKING:
     from diffuseg.api import capture as capture
     from diffuseg.api import segment as segment
     from diffuseg.api import segment_many as segment_many
+    from diffuseg.attention import AttentionRecord as AttentionRecord
     from diffuseg.attention import estimate_bytes as estimate_bytes
+    from diffuseg.attention import intervene as intervene
+    from diffuseg.attention import layers_of as layers_of
     from diffuseg.attention import record as record
     from diffuseg.backbones import list_models as list_models
     from diffuseg.backbones import load as load
@@ -27,18 +28,15 @@ if TYPE_CHECKING:
     from diffuseg.eval.runner import evaluate as evaluate
     from diffuseg.image import Image as Image
     from diffuseg.image import read_image as read_image
-    from diffuseg.intervene import intervene as intervene
-    from diffuseg.layers import layers_of as layers_of
     from diffuseg.methods import METHODS as METHODS
     from diffuseg.methods import Attend as Attend
     from diffuseg.methods import Needs as Needs
-    from diffuseg.record import AttentionRecord as AttentionRecord
     from diffuseg.result import Region as Region
     from diffuseg.result import Segmentation as Segmentation
 
 _HOME = {
     "Attend": "methods",
-    "AttentionRecord": "record",
+    "AttentionRecord": "attention",
     "CaptureError": "errors",
     "ConfusionMatrix": "eval.metrics",
     "DiffusegError": "errors",
@@ -55,8 +53,8 @@ _HOME = {
     "capture": "api",
     "estimate_bytes": "attention",
     "evaluate": "eval.runner",
-    "intervene": "intervene",
-    "layers_of": "layers",
+    "intervene": "attention",
+    "layers_of": "attention",
     "list_models": "backbones",
     "load": "backbones",
     "read_image": "image",
@@ -109,18 +107,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-class _Package(ModuleType):
-    """A package whose public functions win over modules of the same name.
-
-    The import system binds the module `diffuseg.record` to the attribute `record` of its package,
-    which would hide the function `diffuseg.record`, depending on what was imported before.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

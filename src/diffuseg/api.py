@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import Diffusion, load
 from diffuseg.batch import Asked, Job, Shot, ask, capture_batch, group_jobs, model_name
 from diffuseg.errors import InputError
 from diffuseg.image import Image, read_image, working_hw
 from diffuseg.methods import DEFAULT_METHOD, Method, Needs, find_method, method_name
 from diffuseg.prompts import ClassName, parse_classes
-from diffuseg.record import AttentionRecord
 from diffuseg.result import Segmentation
 
 MODEL_VARIABLE = "DIFFUSEG_MODEL"

@@ -10,14 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffuseg.attention import record
+from diffuseg.attention import AttentionRecord, RecordHeader, record
 from diffuseg.backbones import Diffusion, TextEmbedding, seeded_noise
-from diffuseg.captured import RecordHeader
 from diffuseg.errors import InputError
 from diffuseg.image import Image, to_tensor
 from diffuseg.methods import Needs
 from diffuseg.prompts import ClassName, ClassPrompts, TokenSpan, build_prompts, parse_classes
-from diffuseg.record import AttentionRecord
 
 # Rows (images x prompts) that go through the U-Net at once; more only for the prompts of one image.
 _MAX_ROWS = 16

@@ -5,11 +5,10 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from diffuseg.attention import layers_of, record
+from diffuseg.attention import HeadMean, layers_of, record
+from diffuseg.attention.layers import sites_of
 from diffuseg.errors import CaptureError
-from diffuseg.layers import sites_of
 from diffuseg.ops import head_maps
-from diffuseg.reduce import HeadMean
 from support import models
 
 EVERY_KIND = ("self", "cross", "temporal")

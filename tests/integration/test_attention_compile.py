@@ -7,9 +7,8 @@ what is tested is which hooks run, and that does not depend on the code generato
 import pytest
 import torch
 
-from diffuseg.attention import AddToOutput, intervene, record
+from diffuseg.attention import AddToOutput, HeadMean, intervene, record
 from diffuseg.errors import CaptureError
-from diffuseg.reduce import HeadMean
 from support import models
 
 pytestmark = pytest.mark.compile

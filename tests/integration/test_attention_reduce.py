@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffuseg.attention import record
-from diffuseg.captured import ReducedMap
+from diffuseg.attention import HeadMean, TokenColumns, record
+from diffuseg.attention.captured import ReducedMap
 from diffuseg.errors import InputError
-from diffuseg.reduce import HeadMean, TokenColumns
 from support import models
 
 

@@ -7,11 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffuseg import recorder
-from diffuseg.attention import estimate_bytes, layers_of, record
-from diffuseg.captured import RecordHeader
+from diffuseg.attention import HeadMean, RecordHeader, estimate_bytes, layers_of, record, recorder
 from diffuseg.errors import CaptureError, InputError
-from diffuseg.reduce import HeadMean
 from support import models
 
 

@@ -11,8 +11,8 @@ from diffuseg.attention import (
     layers_of,
     record,
 )
+from diffuseg.attention.layers import sites_of
 from diffuseg.errors import CaptureError, InputError
-from diffuseg.layers import sites_of
 from support import models
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from diffuseg.backbones import load
 from diffuseg.errors import InputError
 from diffuseg.train.data import Progress, crop_scene
-from diffuseg.train.denoiser import Denoiser, scaled_linear_alphas
-from diffuseg.train.mini import export_mini, train_mini
+from diffuseg.train.denoiser import Denoiser, phase_path, scaled_linear_alphas
+from diffuseg.train.mini import export_mini, flush_denormals, train_mini
 from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaePhase, VaeRecipe
+from diffuseg.train.vae import random_crops
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import Scenes
 from diffuseg.world.tokenizer import build_tokenizer
@@ -85,7 +86,7 @@ def test_checksums_cover_every_file(trained: Path) -> None:
 
 
 def test_stopped_run_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Path) -> None:
-    first, second = TOY.denoiser.phases
+    first, _ = TOY.denoiser.phases
     # The rate depends on how many steps a phase has, so a run is stopped by making the second
     # phase as long as it was and only the first complete.
     short = replace(TOY, denoiser=replace(TOY.denoiser, phases=(first,)))
@@ -93,7 +94,7 @@ def test_stopped_run_ends_where_an_unbroken_one_does(trained: Path, tmp_path: Pa
         run(tmp_path / "mini", tmp_path / "work", stage=stage)
     run(tmp_path / "mini", tmp_path / "work", stage="latents")
     run(tmp_path / "mini", tmp_path / "work", short, stage="unet")
-    assert not (tmp_path / "work" / f"unet-{second.pictures}.safetensors").exists()
+    assert not phase_path(tmp_path / "work", 1).exists()
     run(tmp_path / "mini", tmp_path / "work")
     ours = load_file(tmp_path / "mini" / "unet" / "diffusion_pytorch_model.safetensors")
     unbroken = load_file(trained / "mini" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -139,6 +140,27 @@ def scenes_things() -> tuple[str, ...]:
     from diffuseg.world.scenes import THINGS
 
     return THINGS
+
+
+def test_training_leaves_the_processor_as_it_was() -> None:
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    assert (smallest / 2).item() > 0
+    with flush_denormals():
+        assert (smallest / 2).item() == 0
+        with flush_denormals():
+            pass
+        assert (smallest / 2).item() == 0
+    assert (smallest / 2).item() > 0
+
+
+def test_busy_crops_have_more_contrast() -> None:
+    rng = np.random.default_rng(0)
+    images = np.full((4, 64, 64, 3), 90, np.uint8)
+    images[0] = rng.integers(0, 256, (64, 64, 3))
+    plain = random_crops(images, 64, 32, np.random.default_rng(1))
+    busy = random_crops(images, 64, 32, np.random.default_rng(1), busy=0.5)
+    assert busy.shape == plain.shape == (64, 3, 32, 32)
+    assert (busy.std((1, 2, 3)) > 0.1).sum() > 1.5 * (plain.std((1, 2, 3)) > 0.1).sum()
 
 
 def test_hidden_padding_keeps_the_caption_from_leaking() -> None:

@@ -10,8 +10,8 @@ import torch
 
 import diffuseg as ds
 from diffuseg import api
+from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError, WeightsError
-from diffuseg.record import AttentionRecord
 from support.folders import write_mini, write_sd21
 
 

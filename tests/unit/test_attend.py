@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffuseg.attention import record
-from diffuseg.captured import RecordHeader
+from diffuseg.attention import AttentionRecord, RecordHeader, layers_of, record
 from diffuseg.errors import InputError
-from diffuseg.layers import layers_of
 from diffuseg.methods import METHODS, Attend, find_method, method_name
 from diffuseg.methods.attend import best_class
 from diffuseg.prompts import TokenSpan
-from diffuseg.record import AttentionRecord
 from support.models import CROSS_DIM, TOKENS, sd15
 
 NAMES = ("car", "tree", "sky")

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from diffuseg import export
 from diffuseg.errors import InputError, MissingExtra
+from diffuseg.export.rle import decode_rle
 from diffuseg.palettes import UNDECIDED, color_of
 from diffuseg.provenance import Provenance
 from diffuseg.result import IGNORE, Segmentation
-from diffuseg.rle import decode_rle
 from support import images
 
 SUFFIXES = (".png", ".npz", ".json", ".geojson")

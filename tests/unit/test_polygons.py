@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from diffuseg.errors import InputError
-from diffuseg.polygons import fill_polygons, trace_polygons
+from diffuseg.export.polygons import fill_polygons, trace_polygons
 from support import images
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9))

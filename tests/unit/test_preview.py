@@ -6,7 +6,7 @@ from rich.console import Console
 
 from diffuseg.errors import InputError
 from diffuseg.palettes import color_of
-from diffuseg.preview import preview
+from diffuseg.render.terminal import preview
 from diffuseg.result import IGNORE, Segmentation
 from support import images
 

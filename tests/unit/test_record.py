@@ -10,14 +10,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffuseg import memory, ops
-from diffuseg.calls import output_tensor
-from diffuseg.captured import CapturedPass, Contents, RecordHeader, ReducedMap, find_tokens
+from diffuseg import ops
+from diffuseg.attention import AttentionRecord, memory
+from diffuseg.attention.calls import output_tensor
+from diffuseg.attention.captured import (
+    CapturedPass,
+    Contents,
+    RecordHeader,
+    ReducedMap,
+    find_tokens,
+)
+from diffuseg.attention.layers import LayerId, as_tuple
+from diffuseg.attention.record_file import FORMAT
 from diffuseg.errors import CaptureError, InputError
-from diffuseg.layers import LayerId, as_tuple
 from diffuseg.prompts import TokenSpan
-from diffuseg.record import AttentionRecord
-from diffuseg.record_file import FORMAT
 
 TOKENS = ("<|startoftext|>", "a</w>", "hot</w>", "do", "g</w>", "on</w>", "<|endoftext|>")
 HEADER = RecordHeader(
@@ -277,7 +283,7 @@ def test_the_header_is_readable(saved):
 
 def test_no_model_is_needed_to_read_one(saved):
     code = (
-        "import sys; from diffuseg.record import AttentionRecord\n"
+        "import sys; from diffuseg.attention import AttentionRecord\n"
         f"print(AttentionRecord.load({str(saved)!r}).cross('dog').shape)\n"
         "assert not {'diffusers', 'transformers', 'sklearn'} & set(sys.modules)"
     )

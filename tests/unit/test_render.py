@@ -3,9 +3,10 @@ import PIL.Image
 import PIL.ImageFont
 import pytest
 
-from diffuseg import legend, render
+from diffuseg import render
 from diffuseg.errors import InputError
 from diffuseg.palettes import UNDECIDED, color_of
+from diffuseg.render import legend
 from diffuseg.result import IGNORE, Segmentation
 from support import images
 

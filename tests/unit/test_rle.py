@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from diffuseg.errors import InputError
-from diffuseg.rle import decode_rle, encode_rle
+from diffuseg.export.rle import decode_rle, encode_rle
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
 

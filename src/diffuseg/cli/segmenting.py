@@ -201,9 +201,9 @@ def replay(
 ) -> None:
     """Segment from a saved record, without a model: settings can be tried in no time."""
     show_logs(quiet=quiet, verbose=verbose)
+    from diffuseg.attention import AttentionRecord
     from diffuseg.folders import check_formats, write_result
     from diffuseg.image import read_image
-    from diffuseg.record import AttentionRecord
 
     wanted = read_formats(formats)
     check_formats(wanted)

@@ -131,7 +131,7 @@ def print_json(held: object) -> None:
 
 def show_preview(seg: "Segmentation", image: object = None) -> None:
     """Print a small picture of a result on standard output."""
-    from diffuseg.preview import preview
+    from diffuseg.render.terminal import preview
 
     console = stdout()
     console.print(preview(seg, image, console=console))

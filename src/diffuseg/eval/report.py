@@ -13,7 +13,7 @@ from diffuseg import render
 from diffuseg.eval.datasets import Dataset, Sample
 from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
 from diffuseg.files import atomic_path
-from diffuseg.legend import PAPER, draw_legend, legend_entries, text_size
+from diffuseg.render.legend import PAPER, draw_legend, legend_entries, text_size
 from diffuseg.result import Segmentation
 
 _STRIP_HEIGHT = 256

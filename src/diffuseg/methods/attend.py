@@ -16,13 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffuseg import ops
+from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
-from diffuseg.layers import LayerId, layers_of
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import recorded_preset, with_preset
 from diffuseg.prompts import TEMPLATE
 from diffuseg.provenance import Provenance
-from diffuseg.record import AttentionRecord
 from diffuseg.result import Segmentation
 
 BACKGROUND = "background"

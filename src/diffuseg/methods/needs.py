@@ -6,8 +6,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from diffuseg.attention import AttentionRecord
 from diffuseg.prompts import TEMPLATE
-from diffuseg.record import AttentionRecord
 from diffuseg.result import Segmentation
 
 Prompting = Literal["empty", "joint", "per_class"]

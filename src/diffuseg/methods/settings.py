@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.record import AttentionRecord
 
 M = TypeVar("M")
 
@@ -77,7 +77,7 @@ def recorded_preset(record: AttentionRecord, name: str) -> dict[str, object]:
     """Return the preset for a method that the recorded model had; empty if it had none.
 
     Example:
-        >>> from diffuseg.captured import Contents
+        >>> from diffuseg.attention.captured import Contents
         >>> recorded_preset(AttentionRecord(Contents()), "attend")
         {}
     """

@@ -146,6 +146,11 @@ def draw_batch(
     )
 
 
+def phase_path(work: Path, number: int) -> Path:
+    """The checkpoint of the U-Net's phase `number` (from 0)."""
+    return work / f"unet-{number + 1}.safetensors"
+
+
 def train_phase(
     model: Denoiser,
     average: Denoiser,
@@ -162,7 +167,7 @@ def train_phase(
     """Train one resolution (or resume it), updating `model` and its moving `average`."""
     settings = recipe.denoiser
     number = settings.phases.index(phase)
-    checkpoint = work / f"unet-{phase.pictures}.safetensors"
+    checkpoint = phase_path(work, number)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
     )
@@ -202,12 +207,16 @@ def train_phase(
         if not accelerator.is_main_process:
             continue
         log.write(
-            phase.pictures, step, loss=loss.item(), error=errors.mean().item(), leak=leak.item()
+            f"unet-{number + 1}",
+            step,
+            loss=loss.item(),
+            error=errors.mean().item(),
+            leak=leak.item(),
         )
         if progress is not None:
             progress(step, phase.steps)
         if step % _SAVE_EVERY == 0 or step == phase.steps:
-            facts = {"step": step, "phase": phase.pictures}
+            facts = {"step": step, "phase": number}
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, facts)
     accelerator.wait_for_everyone()
     accelerator.free_memory()

@@ -32,7 +32,7 @@ from diffuseg.train.data import (
     shard_count,
     shard_path,
 )
-from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
+from diffuseg.train.denoiser import Denoiser, Latents, phase_path, tokenize, train_phase
 from diffuseg.train.log import TrainLog
 from diffuseg.train.recipe import PRESET, MiniRecipe
 from diffuseg.train.vae import build_vae, encode_pictures, train_vae
@@ -134,8 +134,8 @@ def _run_stages(
     tokenizer = build_tokenizer(VOCABULARY)
     if "latents" in wanted and accelerator.is_main_process:
         vae = _load_vae(recipe, work).to(accelerator.device)
-        for phase in recipe.denoiser.phases:
-            _cache_latents(vae, tokenizer, work, phase.pictures, meter)
+        for pictures in sorted({phase.pictures for phase in recipe.denoiser.phases}):
+            _cache_latents(vae, tokenizer, work, pictures, meter)
     accelerator.wait_for_everyone()
     if "unet" in wanted:
         _train_denoiser(recipe, tokenizer, work, accelerator, journal, meter)
@@ -211,9 +211,9 @@ def _train_denoiser(
     torch.manual_seed(recipe.seed)
     model = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     average = copy.deepcopy(model).requires_grad_(False)
-    for phase in recipe.denoiser.phases:
+    for number, phase in enumerate(recipe.denoiser.phases, start=1):
         data = load_latents(work, phase.pictures)
-        with meter(f"training the U-Net, {phase.pictures}") as progress:
+        with meter(f"training the U-Net, {number} ({phase.pictures})") as progress:
             train_phase(
                 model,
                 average,
@@ -236,11 +236,11 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
     average = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     newest = [
         path
-        for phase in recipe.denoiser.phases
-        if (path := work / f"unet-{phase.pictures}.safetensors").exists()
+        for number in range(len(recipe.denoiser.phases))
+        if (path := phase_path(work, number)).exists()
     ]
     if not newest:
-        _require(work / f"unet-{recipe.denoiser.phases[0].pictures}.safetensors", "unet")
+        _require(phase_path(work, 0), "unet")
     load_checkpoint(newest[-1], {"average": average})
     folder = out.with_name(out.name + ".partial")
     average.unet.half().save_pretrained(folder / "unet", safe_serialization=True)

@@ -76,6 +76,7 @@ class DenoiserRecipe:
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
         PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="crops", steps=6000, batch=32, learning_rate=5e-4),
     )
 
 
@@ -88,7 +89,7 @@ class MiniRecipe:
 
     Example:
         >>> [phase.pictures for phase in MiniRecipe().denoiser.phases]
-        ['crops']
+        ['crops', 'crops']
     """
 
     seed: int = 0

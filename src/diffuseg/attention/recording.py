@@ -12,11 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from diffuseg.calls import check_steps
-from diffuseg.captured import RecordHeader
-from diffuseg.errors import InputError
-from diffuseg.intervene import AddToOutput, InjectQK, ReplaceOutput, intervene
-from diffuseg.layers import (
+from diffuseg.attention.calls import check_steps
+from diffuseg.attention.captured import RecordHeader
+from diffuseg.attention.layers import (
     LayerId,
     as_tuple,
     layers_of,
@@ -25,22 +23,13 @@ from diffuseg.layers import (
     sites_of,
     unet_of,
 )
-from diffuseg.memory import item_bytes, record_bytes
-from diffuseg.recorder import Recorder
-from diffuseg.reduce import Reduction
-from diffuseg.selection import CLIP_TOKENS, HALVES, Selection
+from diffuseg.attention.memory import item_bytes, record_bytes
+from diffuseg.attention.recorder import Recorder
+from diffuseg.attention.reduce import Reduction
+from diffuseg.attention.selection import CLIP_TOKENS, HALVES, Selection
+from diffuseg.errors import InputError
 
-__all__ = [
-    "AddToOutput",
-    "InjectQK",
-    "LayerId",
-    "Recorder",
-    "ReplaceOutput",
-    "estimate_bytes",
-    "intervene",
-    "layers_of",
-    "record",
-]
+__all__ = ["estimate_bytes", "record"]
 
 
 def record(

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffuseg import averages, ops
-from diffuseg.captured import CapturedPass, Contents, RecordHeader, ReducedMap
+from diffuseg import ops
+from diffuseg.attention import averages
+from diffuseg.attention.captured import CapturedPass, Contents, RecordHeader, ReducedMap
+from diffuseg.attention.layers import LayerId, as_tuple
+from diffuseg.attention.record_file import read_record, write_record
 from diffuseg.errors import InputError
-from diffuseg.layers import LayerId, as_tuple
-from diffuseg.record_file import read_record, write_record
 
 __all__ = ["AttentionRecord", "RecordHeader", "ReducedMap"]
 

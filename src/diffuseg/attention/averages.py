@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg import ops
-from diffuseg.captured import CapturedPass, Contents, ReducedMap
+from diffuseg.attention.captured import CapturedPass, Contents, ReducedMap
+from diffuseg.attention.layers import LayerId, as_tuple
 from diffuseg.errors import InputError
-from diffuseg.layers import LayerId, as_tuple
 
 Source = LayerId | ReducedMap
 

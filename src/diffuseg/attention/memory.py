@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from diffuseg.layers import LayerShape
-from diffuseg.reduce import Reduction
+from diffuseg.attention.layers import LayerShape
+from diffuseg.attention.reduce import Reduction
 
 _MEMINFO = Path("/proc/meminfo")
 

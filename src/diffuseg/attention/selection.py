@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from diffuseg import ops
-from diffuseg.calls import UNetCall
-from diffuseg.captured import CapturedPass
-from diffuseg.layers import LayerShape, Site, shape_of
-from diffuseg.reduce import Reduction
+from diffuseg.attention.calls import UNetCall
+from diffuseg.attention.captured import CapturedPass
+from diffuseg.attention.layers import LayerShape, Site, shape_of
+from diffuseg.attention.reduce import Reduction
 
 HALVES = ("auto", "all", "cond", "uncond")
 CLIP_TOKENS = 77

@@ -7,8 +7,8 @@ from importlib import metadata
 from jaxtyping import Float
 from torch import Tensor
 
+from diffuseg.attention.layers import LayerId
 from diffuseg.errors import InputError
-from diffuseg.layers import LayerId
 from diffuseg.prompts import TokenSpan
 
 

@@ -17,12 +17,12 @@ import PIL.Image
 from jaxtyping import Int
 
 from diffuseg.errors import InputError, MissingExtra
+from diffuseg.export.polygons import fill_polygons, trace_polygons
+from diffuseg.export.rle import decode_rle, encode_rle
 from diffuseg.files import atomic_path
 from diffuseg.palettes import UNDECIDED, name_palette
-from diffuseg.polygons import fill_polygons, trace_polygons
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
-from diffuseg.rle import decode_rle, encode_rle
 
 if TYPE_CHECKING:
     import supervision  # pyright: ignore[reportMissingImports]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffuseg.layers import Site
+from diffuseg.attention.layers import Site
 
 
 class Grid:

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from diffuseg.errors import InputError
 from diffuseg.image import read_image
 from diffuseg.labelmaps import resized_labels
-from diffuseg.legend import (
+from diffuseg.palettes import UNDECIDED, name_palette
+from diffuseg.render.legend import (
     PAPER,
     Font,
     draw_legend,
@@ -24,7 +25,6 @@ from diffuseg.legend import (
     text_font,
     text_size,
 )
-from diffuseg.palettes import UNDECIDED, name_palette
 from diffuseg.result import Segmentation
 
 # Longer side of drawings with words: smaller pictures are enlarged, larger ones reduced.

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg import ops
-from diffuseg.captured import ReducedMap
+from diffuseg.attention.captured import ReducedMap
+from diffuseg.attention.layers import LayerId, LayerShape, as_tuple, check_kinds
 from diffuseg.errors import InputError
-from diffuseg.layers import LayerId, LayerShape, as_tuple, check_kinds
 
 _FLOAT_BYTES = 4
 _SPATIAL_KINDS = ("self", "cross")

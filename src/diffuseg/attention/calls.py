@@ -7,8 +7,8 @@ from numbers import Real
 
 from torch import Tensor, nn
 
+from diffuseg.attention.layers import Site, as_tuple
 from diffuseg.errors import CaptureError, InputError
-from diffuseg.layers import Site, as_tuple
 
 _NAMES_SHOWN = 3
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from diffuseg.calls import (
+from diffuseg.attention.attention_record import AttentionRecord
+from diffuseg.attention.calls import (
     UNetCall,
     check_not_fused,
     find_step,
@@ -18,14 +19,13 @@ from diffuseg.calls import (
     read_call,
     some_of,
 )
-from diffuseg.captured import CapturedPass, Contents, RecordHeader
+from diffuseg.attention.captured import CapturedPass, Contents, RecordHeader
+from diffuseg.attention.hooks import FeatureSlot, Hooks, LayerSlot
+from diffuseg.attention.layers import find_module
+from diffuseg.attention.memory import available_bytes, item_bytes, readable_bytes, record_bytes
+from diffuseg.attention.pipeline_text import PromptWatch
+from diffuseg.attention.selection import Selection
 from diffuseg.errors import CaptureError
-from diffuseg.hooks import FeatureSlot, Hooks, LayerSlot
-from diffuseg.layers import find_module
-from diffuseg.memory import available_bytes, item_bytes, readable_bytes, record_bytes
-from diffuseg.pipeline_text import PromptWatch
-from diffuseg.record import AttentionRecord
-from diffuseg.selection import Selection
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -124,7 +124,7 @@ class Recorder:
 
         Example:
             >>> from diffusers import UNet2DConditionModel
-            >>> from diffuseg.attention import record
+            >>> from diffuseg.attention.recording import record
             >>> unet = UNet2DConditionModel(
             ...     block_out_channels=(8, 8), attention_head_dim=2, norm_num_groups=4,
             ...     cross_attention_dim=4,

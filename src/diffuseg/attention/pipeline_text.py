@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffuseg.captured import RecordHeader
+from diffuseg.attention.captured import RecordHeader
 
 
 class PromptWatch:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffuseg.captured import CapturedPass, Contents, RecordHeader, ReducedMap
+from diffuseg.attention.captured import CapturedPass, Contents, RecordHeader, ReducedMap
+from diffuseg.attention.layers import LayerId
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
-from diffuseg.layers import LayerId
 from diffuseg.prompts import TokenSpan
 
 FORMAT = "diffuseg-record-1"

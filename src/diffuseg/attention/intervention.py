@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffuseg import ops
-from diffuseg.calls import (
+from diffuseg.attention.calls import (
     check_not_fused,
     check_steps,
     find_step,
@@ -22,8 +22,16 @@ from diffuseg.calls import (
     read_call,
     some_of,
 )
+from diffuseg.attention.layers import (
+    LayerId,
+    Site,
+    as_tuple,
+    find_module,
+    select_layers,
+    sites_of,
+    unet_of,
+)
 from diffuseg.errors import CaptureError, InputError
-from diffuseg.layers import LayerId, Site, as_tuple, find_module, select_layers, sites_of, unet_of
 
 Value = Tensor | Callable[[Any, int | float, Tensor], Tensor]
 

@@ -7,8 +7,8 @@ from jaxtyping import UInt8
 
 from diffuseg import render
 from diffuseg.labelmaps import resized_labels
-from diffuseg.legend import Entry, legend_entries
 from diffuseg.palettes import UNDECIDED, name_palette
+from diffuseg.render.legend import Entry, legend_entries
 from diffuseg.result import Segmentation
 
 if TYPE_CHECKING:

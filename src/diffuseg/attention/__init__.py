@@ -1,0 +1,25 @@
+"""Attention of a U-Net: where it is, reading it (`record`), changing it (`intervene`)."""
+
+from diffuseg.attention.attention_record import AttentionRecord
+from diffuseg.attention.captured import RecordHeader
+from diffuseg.attention.intervention import AddToOutput, InjectQK, ReplaceOutput, intervene
+from diffuseg.attention.layers import LayerId, layers_of
+from diffuseg.attention.recorder import Recorder
+from diffuseg.attention.recording import estimate_bytes, record
+from diffuseg.attention.reduce import HeadMean, TokenColumns
+
+__all__ = [
+    "AddToOutput",
+    "AttentionRecord",
+    "HeadMean",
+    "InjectQK",
+    "LayerId",
+    "RecordHeader",
+    "Recorder",
+    "ReplaceOutput",
+    "TokenColumns",
+    "estimate_bytes",
+    "intervene",
+    "layers_of",
+    "record",
+]
