@@ -101,7 +101,7 @@ def _part(held: AttentionRecord, rows: Sequence[int], job: Job) -> AttentionReco
         spans=job.asked.spans,
         image_hw=job.image.hw,
     )
-    return AttentionRecord(replace(part._contents, header=header))
+    return part.with_header(header)
 
 
 def group_jobs(jobs: Sequence[Job]) -> list[list[int]]:

@@ -9,7 +9,8 @@ class DiffusegError(Exception):
 
     Args:
         expected: What must hold, as a sentence without a full stop.
-        got: What was there instead; shown as given if it is a string, else by `repr`.
+        got: What was there instead; shown as given if it is text that is not blank, else by
+            `repr`.
         remedy: What to do about it, imperative.
 
     Example:
@@ -23,7 +24,7 @@ class DiffusegError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
-        shown = got if isinstance(got, str) else repr(got)
+        shown = got if isinstance(got, str) and got.strip() else repr(got)
         super().__init__(f"{expected}\n  got: {shown}\n  fix: {remedy}")
 
 

@@ -108,7 +108,7 @@ def test_result_without_scores_has_the_same_labels(held):
 def test_order_of_classes_permutes_the_labels(held):
     order = (2, 0, 1)
     names = tuple(NAMES[i] for i in order)
-    other = AttentionRecord(replace(held._contents, header=replace(held.header, names=names)))
+    other = held.with_header(replace(held.header, names=names))
     a, b = Attend()(held), Attend()(other)
     assert b.names == names
     for name in NAMES:
@@ -154,9 +154,7 @@ def test_heads_and_layers(held):
 
 def test_normalisations(held):
     # At the grid itself, so that nothing is interpolated afterwards.
-    at_grid = AttentionRecord(
-        replace(held._contents, header=replace(held.header, image_hw=(16, 24)))
-    )
+    at_grid = held.with_header(replace(held.header, image_hw=(16, 24)))
     plain = Attend(levels=(1,))(at_grid, scores=True).scores
 
     def scores(**settings):
@@ -184,9 +182,7 @@ def test_background_threshold(held):
 def test_background_words(held):
     spans = (*SPANS, TokenSpan(name="background", row=0, tokens=(6,)))
     names = (*NAMES, "background")
-    other = AttentionRecord(
-        replace(held._contents, header=replace(held.header, names=names, spans=spans))
-    )
+    other = held.with_header(replace(held.header, names=names, spans=spans))
     method = Attend(background="words", background_words=("grass",))
     assert method.needs(Model()).background == ("grass",)
     result = method(other)
@@ -221,9 +217,7 @@ def test_what_is_left_open_comes_from_the_models_preset(held):
     assert Attend().needs(Model(preset)).timesteps == (50,)
     assert Attend(timestep=9).needs(Model(preset)).timesteps == (9,)
     provenance = {"preset": '{"attend": {"levels": [4], "refine": 1, "normalise": "sum"}}'}
-    other = AttentionRecord(
-        replace(held._contents, header=replace(held.header, provenance=provenance))
-    )
+    other = held.with_header(replace(held.header, provenance=provenance))
     explicit = Attend(levels=(4,), refine=1, normalise="sum")(held, scores=True)
     filled = Attend()(other, scores=True)
     assert (filled.scores == explicit.scores).all()
@@ -259,7 +253,7 @@ def test_best_class_takes_the_lowest_index_on_ties():
 
 def test_one_class_is_everywhere(held):
     one = replace(held.header, names=NAMES[:1], spans=SPANS[:1])
-    result = Attend()(AttentionRecord(replace(held._contents, header=one)))
+    result = Attend()(held.with_header(one))
     assert result.areas == {"car": IMAGE_HW[0] * IMAGE_HW[1]}
 
 
@@ -295,8 +289,8 @@ def test_settings_that_cannot_be(settings, message):
 
 
 def test_records_that_lack_something(held):
-    def call(method, header=held.header, contents=held._contents):
-        return method(AttentionRecord(replace(contents, header=header)))
+    def call(method, header=held.header, record=held):
+        return method(record.with_header(header))
 
     with pytest.raises(InputError, match="which tokens name which class"):
         call(Attend(), replace(held.header, spans=()))
@@ -311,7 +305,7 @@ def test_records_that_lack_something(held):
             replace(held.header, names=("background", "tree"), spans=taken),
         )
     with pytest.raises(InputError, match="recorded self-attention"):
-        call(Attend(refine=1), contents=recorded(kinds=("cross",))._contents)
+        call(Attend(refine=1), record=recorded(kinds=("cross",)))
     with pytest.raises(InputError, match="must have been recorded"):
         call(Attend(levels=(16,)))
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPTokenizer
 
-Stage = Literal["render", "vae", "latents", "unet", "export", "all"]
-STAGES: tuple[Stage, ...] = ("render", "vae", "latents", "unet", "export")
+STAGES = ("render", "vae", "latents", "unet", "export")
 Meter = Callable[[str], AbstractContextManager[Progress]]
 _VAE_SHARDS = 8  # at 500 scenes each, more than the autoencoder needs for its crops
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def train_mini(
     out: Path,
     work: Path,
     *,
-    stage: Stage = "all",
+    stage: str = "all",
     recipe: MiniRecipe | None = None,
     device: str | None = None,
     workers: int = 2,
@@ -109,7 +108,7 @@ def _run_stages(
     out: Path,
     work: Path,
     *,
-    stage: Stage,
+    stage: str,
     recipe: MiniRecipe,
     device: str | None,
     workers: int,
@@ -143,7 +142,7 @@ def _run_stages(
         export_mini(recipe, work, out)
 
 
-def _require(path: Path, stage: Stage) -> Path:
+def _require(path: Path, stage: str) -> Path:
     if not path.exists():
         raise InputError(
             f"the stage before must have written {path.name}",

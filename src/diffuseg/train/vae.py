@@ -149,7 +149,7 @@ def _vae_step(
 @torch.inference_mode()
 def encode_pictures(
     vae: "AutoencoderKL",
-    images: UInt8[np.ndarray, "n h w 3"],
+    images: UInt8[np.ndarray, "n height width 3"],
     *,
     batch: int = 16,
     progress: Progress | None = None,
