@@ -77,8 +77,8 @@ def load(
         >>> model.size, model.prediction  # doctest: +SKIP
         (256, 'epsilon')
     """
-    place = _pick_device(device)
-    precision = _pick_dtype(dtype, place)
+    place = pick_device(device)
+    precision = pick_dtype(dtype, place)
     half = precision == torch.float16
     found = find_model(name_or_path, offline=offline, variant=variant, half=half)
     layout = inspect_folder(found.folder, variant=variant, half=half)
@@ -92,7 +92,12 @@ def load(
     return model
 
 
-def _pick_device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the first there is of CUDA, Apple's GPU and the CPU.
+
+    Raises:
+        InputError: torch cannot use it here.
+    """
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -109,7 +114,12 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
     return wanted
 
 
-def _pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision asked for, or fp32 on the CPU and fp16 elsewhere.
+
+    Raises:
+        InputError: It is none of fp32, fp16 and bf16.
+    """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.float16
     found = _DTYPES.get(dtype.lower()) if isinstance(dtype, str) else dtype
