@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffuseg.errors import WeightsError as WeightsError
     from diffuseg.eval.metrics import ConfusionMatrix as ConfusionMatrix
     from diffuseg.eval.runner import evaluate as evaluate
+    from diffuseg.eval.sweep import sweep as sweep
     from diffuseg.image import Image as Image
     from diffuseg.image import read_image as read_image
     from diffuseg.methods import METHODS as METHODS
@@ -61,6 +62,7 @@ _HOME = {
     "record": "attention",
     "segment": "api",
     "segment_many": "api",
+    "sweep": "eval.sweep",
 }
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "record",
     "segment",
     "segment_many",
+    "sweep",
 ]
 
 

@@ -375,3 +375,25 @@ def test_one_or_several():
             as_tuple(bad, str, "names must be text")
     with pytest.raises(InputError):
         as_tuple(True, int, "")
+
+
+def test_a_part_has_what_was_asked_for_alone(contents):
+    record = AttentionRecord(contents)
+    part = record.only("up.0.*", steps=[0.25])
+    assert [one.name for one in part.layers] == ["up.0.attn1", "up.0.attn2"]
+    assert part.timesteps == part.header.timesteps == (0.25,)
+    assert part.nbytes < record.nbytes / 2
+    whole = record.maps("up.0.attn2", step=0.25)
+    assert torch.equal(part.cross_attention(level=1), whole)
+    assert part.queries("up.0.attn1").data_ptr() == record.queries("up.0.attn1", 0.25).data_ptr()
+    assert record.only("up.0.*").timesteps == (300, 0.25)
+    with pytest.raises(InputError, match="layers must match recorded ones"):
+        record.only("down.*")
+    with pytest.raises(InputError, match="the step must be a recorded timestep"):
+        record.only(steps=[7])
+
+
+def test_a_part_of_means_is_refused():
+    mean = ReducedMap(kind="self", hw=(2, 2), count=1, values=torch.zeros(1, 4, 4))
+    with pytest.raises(InputError, match="where queries and keys were kept"):
+        AttentionRecord(Contents(reduced=[mean])).only("*")

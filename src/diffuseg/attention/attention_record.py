@@ -293,6 +293,23 @@ class AttentionRecord:
         )
         return AttentionRecord(contents)
 
+    def only(
+        self, layers: str | Sequence[str] = "*", *, steps: Sequence[int | float] | None = None
+    ) -> "AttentionRecord":
+        """Return the record of some layers and timesteps; tensors are shared, not copied.
+
+        What was recorded for several settings gives each the record it would have asked for.
+
+        Args:
+            layers: Patterns on the names of the layers.
+            steps: Recorded timesteps; None for all.
+
+        Raises:
+            InputError: No such layer or timestep was recorded, or means were taken by `reduce=`.
+        """
+        patterns = as_tuple(layers, str, "layers must be a pattern on module paths, or several")
+        return AttentionRecord(self._contents.only(patterns, steps))
+
     def with_header(self, header: RecordHeader) -> "AttentionRecord":
         """Return the same record under another header; tensors are shared, not copied."""
         return AttentionRecord(replace(self._contents, header=header))

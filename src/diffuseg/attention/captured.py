@@ -1,7 +1,8 @@
 """What a record is made of: its header, passes through the U-Net, means of maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import metadata
 
 from jaxtyping import Float
@@ -170,6 +171,12 @@ class CapturedPass:
             self.step, *({name: one[index] for name, one in part.items()} for part in parts)
         )
 
+    def only(self, names: Collection[str]) -> "CapturedPass":
+        """Return the same pass with the attention of some layers, and all features."""
+        parts = (self.queries, self.keys, self.biases)
+        q, k, bias = ({name: part[name] for name in part if name in names} for part in parts)
+        return CapturedPass(self.step, q, k, bias, self.features)
+
 
 @dataclass(slots=True, kw_only=True)
 class Contents:
@@ -205,6 +212,33 @@ class Contents:
                 remedy=f"recorded: {', '.join(map(str, self.timesteps)) or 'none'}",
             )
         return passes
+
+    def only(self, patterns: Sequence[str], steps: Sequence[int | float] | None) -> "Contents":
+        """Return the part with some layers and timesteps; see `AttentionRecord.only`."""
+        if self.reduced:
+            raise InputError(
+                "layers can be chosen where queries and keys were kept",
+                got="a record with means taken by reduce=",
+                remedy="record without reduce=",
+            )
+        layers = [one for one in self.layers if any(fnmatchcase(one.name, p) for p in patterns)]
+        if not layers:
+            raise InputError(
+                "layers must match recorded ones",
+                got=", ".join(patterns),
+                remedy=f"for example {self.layers[-1].name}" if self.layers else "record some",
+            )
+        for step in steps or ():
+            self.passes_at(step)
+        names = {one.name for one in layers}
+        passes = [one.only(names) for one in self.passes if steps is None or one.step in steps]
+        return replace(
+            self,
+            header=replace(self.header, timesteps=tuple(one.step for one in passes)),
+            layers=layers,
+            grids={name: grid for name, grid in self.grids.items() if name in names},
+            passes=passes,
+        )
 
 
 def find_tokens(tokens: Sequence[str], text: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
-"""The command that scores."""
+"""The commands that score."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -70,3 +71,68 @@ def evaluate(
         stdout().print(Markdown(found.to_markdown()))
         if report is not None:
             stdout().print(str(report / "report.json"), markup=False)
+
+
+def sweep(
+    dataset: Annotated[str, typer.Argument(help="Data set, such as scenes.")],
+    method: MethodOption = None,
+    model: ModelOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=A,B,C+D",
+            help="Values of a setting; + joins several into one, each: every single one.",
+        ),
+    ] = None,
+    preset: Annotated[
+        bool | None, typer.Option(help="Fill what is left open from the model's preset.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Figure that decides: miou, acc, …")] = None,
+    split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
+    noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for sweep.json, table, curves, state.")
+    ] = None,
+    write_preset: Annotated[
+        Path | None, typer.Option(help="JSON file for the best settings, as a model's preset.")
+    ] = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score every combination of settings on a data set; the model sees each image once."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from diffuseg.api import find_model
+    from diffuseg.eval.grid import parse_grid
+    from diffuseg.eval.sweep import sweep as run
+    from diffuseg.files import atomic_path
+
+    grid = parse_grid(settings or [])
+    chosen = build_method(method, None)
+    loaded = find_model(model, device=device, offline=offline)
+    say_model(loaded, chosen, quiet)
+    options = given(
+        use_preset=preset, by=by, split=split, limit=limit, seed=seed, noise_seed=noise_seed,
+        average=average, size=size, report=report,
+    )  # fmt: skip
+    with progress_bar("sweeping", quiet=quiet) as advance:
+        found = run(dataset, grid, method=chosen, model=loaded, progress=advance, **options)
+    if write_preset is not None:
+        with atomic_path(write_preset) as temporary:
+            temporary.write_text(json.dumps(found.preset, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        stdout().print(found.to_json(), markup=False, end="")
+    elif not quiet:
+        from rich.markdown import Markdown
+
+        stdout().print(Markdown(found.to_markdown()))
+        for path in [report / "sweep.json" if report else None, write_preset]:
+            if path is not None:
+                stdout().print(str(path), markup=False)

@@ -80,13 +80,13 @@ def evaluate(
     empty.miou(average)  # an unknown rule is noticed now, not after hours
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
     config = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
-    identity = _identify(segmenter.model)
+    identity = identify(segmenter.model)
     folder = None if report is None else Path(report)
     settings = {
         "dataset": [data.name, data.split, data.seed, data.classes, data.ignore],
         "model": identity,
         "preset": dict(segmenter.model.preset),
-        "method": [method_name(segmenter.method), _fields(segmenter.method)],
+        "method": [method_name(segmenter.method), plain_fields(segmenter.method)],
         **config,
         "version": metadata.version("diffuseg"),
     }
@@ -235,7 +235,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {one: metadata.version(one) for one in packages}
 
 
-def _identify(model: Diffusion) -> dict[str, object]:
+def identify(model: Diffusion) -> dict[str, object]:
     """Name, source and a checksum of the weights that are really in memory."""
     digest = hashlib.sha256()
     for name, tensor in model.unet.state_dict().items():
@@ -248,7 +248,8 @@ def _identify(model: Diffusion) -> dict[str, object]:
     }
 
 
-def _fields(method: object) -> object:
+def plain_fields(method: object) -> object:
+    """Return the settings of a method as plain JSON values."""
     if is_dataclass(method) and not isinstance(method, type):
         return json.loads(json.dumps(asdict(method), default=str))
     return repr(method)

@@ -1,0 +1,386 @@
+"""Many settings of a method over a data set, at hardly more than the cost of one.
+
+An image goes through the model once for every timestep and prompt; all settings that can work from
+that record are run on it, without the model.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffuseg.api import capture, check_number, find_model
+from diffuseg.attention import AttentionRecord
+from diffuseg.backbones import Diffusion
+from diffuseg.errors import InputError
+from diffuseg.eval.curves import draw_curves
+from diffuseg.eval.datasets import Dataset, Sample, open_dataset
+from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, shown
+from diffuseg.eval.metrics import ConfusionMatrix
+from diffuseg.eval.report import score
+from diffuseg.eval.runner import identify, plain_fields, score_sample, versions
+from diffuseg.eval.state import ImageScore, RunState
+from diffuseg.files import atomic_path
+from diffuseg.methods import DEFAULT_METHOD, find_method, method_name
+from diffuseg.result import IGNORE
+
+_MOST_ROWS = 60  # of the table to read; sweep.json has all
+_MOST_LINES = 8  # of a plot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        dataset: Name of the data set; with `split` and `seed`.
+        n_images: Pictures scored, the same for every setting.
+        method: Name of the method.
+        model: Name, source and checksum.
+        fixed: The fields that do not vary and were set, or come from the model's preset.
+        fields: The fields that vary.
+        by: The figure by which settings are compared.
+        rows: One a setting: `settings`, figures by name, and `seconds` an image without the model.
+        left_out: Combinations the model cannot do: `settings` and `reason`.
+        versions: Of everything that computes.
+    """
+
+    dataset: str
+    split: str
+    seed: int | None
+    n_images: int
+    method: str
+    model: Mapping[str, object]
+    fixed: Mapping[str, object]
+    fields: tuple[str, ...]
+    by: str
+    rows: tuple[Mapping[str, Any], ...]
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str]
+
+    @property
+    def ranked(self) -> list[Mapping[str, Any]]:
+        """The rows, the best first; the earlier one on ties."""
+        return sorted(self.rows, key=lambda row: -_order(row[self.by]))
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The best row."""
+        return self.ranked[0]
+
+    @property
+    def preset(self) -> dict[str, dict[str, object]]:
+        """The best settings as `preset` in a model's `diffuseg.json` has them."""
+        settings = {**self.fixed, **self.best["settings"]}
+        return {self.method: {name: one for name, one in settings.items() if one is not None}}
+
+    def to_json(self) -> str:
+        """Return everything as JSON text."""
+        names = [name for name in self.__dataclass_fields__ if name != "rows"]
+        held = {name: getattr(self, name) for name in names}
+        held |= {"best": self.best, "preset": self.preset, "rows": self.rows}
+        return json.dumps(held, indent=2) + "\n"
+
+    def to_markdown(self) -> str:
+        """Return a table to read, the best setting first."""
+        seed = "" if self.seed is None else f", stream {self.seed}"
+        figures = [
+            name for name in ("miou", "miou_things", "miou_stuff", "acc") if name in self.best
+        ]
+        figures += [] if self.by in figures else [self.by]
+        lines = [
+            f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}{seed}: "
+            f"{len(self.rows)} settings, {self.n_images} images",
+            "",
+            f"Best by {self.by}: {_line(self.best['settings'])}: {_percent(self.best[self.by])}.",
+            "",
+            f"| {' | '.join((*self.fields, *figures))} |",
+            f"|{'---|' * (len(self.fields) + len(figures))}",
+        ]
+        for row in self.ranked[:_MOST_ROWS]:
+            cells = [_cell(row["settings"][name]) for name in self.fields]
+            lines.append(f"| {' | '.join([*cells, *(_percent(row[one]) for one in figures)])} |")
+        lines.append("")
+        if len(self.rows) > _MOST_ROWS:
+            lines.append(f"- {len(self.rows) - _MOST_ROWS} more are in sweep.json.")
+        if self.left_out:
+            lines.append(f"- {len(self.left_out)} combinations do not fit the model.")
+        fixed = _line(self.fixed) or "the method's own"
+        lines += [
+            f"- Other settings: {fixed}.",
+            f"- Model: {self.model.get('name')} from {self.model.get('source')}, U-Net SHA-256 "
+            f"`{str(self.model.get('unet_sha256'))[:16]}…`.",
+            "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def sweep(
+    dataset: str | Dataset,
+    grid: Mapping[str, object],
+    *,
+    method: object = DEFAULT_METHOD,
+    model: object = None,
+    use_preset: bool = True,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 1,
+    noise_seed: int = 0,
+    size: int | None = None,
+    average: str = "gt_present",
+    by: str = "miou",
+    report: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep:
+    """Score every combination of some settings of a method on a data set.
+
+    Args:
+        dataset: A name, such as "scenes", or a data set of your own.
+        grid: Values by field of the method: a list, or one value for a field that stays. Text is
+            read as on the command line; "each" stands for every single layer, head or level.
+        method: A name, or a method object with the settings that do not vary.
+        model: As for `segment`.
+        use_preset: Whether fields left open take the model's preset, as they do elsewhere.
+        split: Which part of the data set; choose settings on "val" and report on "test".
+        limit: Only the first so many images; 200 for Scenes.
+        seed: Which stream of scenes.
+        noise_seed: Of the noise the images are shown under.
+        size: Side of the square whose area the model sees.
+        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
+        by: The figure that decides which setting is best, such as "miou", "acc", "miou_things".
+        report: A folder for `sweep.json`, `sweep.md`, curves of numeric fields and the state of the
+            run: called again with the same settings, it goes on where it was stopped.
+        progress: Called with (done, all) after every image.
+
+    Raises:
+        InputError: No such data set, split, model, method, field or figure, or impossible values.
+        WeightsError: The model's weights are not to be had.
+
+    Example:
+        >>> found = sweep("scenes", {"timestep": [50, 100]}, limit=8)  # doctest: +SKIP
+        >>> found.best["settings"]  # doctest: +SKIP
+        {'timestep': 100}
+    """
+    data = (
+        open_dataset(dataset, split=split, seed=seed, limit=limit)
+        if isinstance(dataset, str)
+        else dataset
+    )
+    n_images = len(data) if limit is None else min(limit, len(data))
+    check_number("seed", noise_seed, least=0)
+    empty = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
+    _check_figure(by, score(empty, data, average))
+    chosen = find_method(method)
+    loaded = find_model(model)
+    seen = loaded if use_preset else Bare(unet=loaded.unet)
+    settings, left_out = plan(chosen, seen, grid)
+    identity = identify(loaded)
+    preset = dict(seen.preset.get(method_name(chosen), {}))
+    held = {
+        "dataset": [data.name, data.split, data.seed, data.classes, data.ignore],
+        "model": identity,
+        "preset": preset,
+        "method": [method_name(chosen), plain_fields(chosen)],
+        "settings": [
+            {name: shown(value) for name, value in one.values.items()} for one in settings
+        ],
+        "noise_seed": noise_seed,
+        "size": size,
+        "version": metadata.version("diffuseg"),
+    }
+    folder = None if report is None else Path(report)
+    state = RunState(None if folder is None else folder / "images.jsonl", held, empty)
+    known = n_images * len(settings)
+    state.scores = {i: one for i, one in state.scores.items() if i < known}
+    if state.scores:
+        log.info("going on after %d of %d images", len(state.scores) // len(settings), n_images)
+
+    for index in range(n_images):
+        missing = [k for k in range(len(settings)) if index * len(settings) + k not in state.scores]
+        if missing:
+            sample = data[index]
+            found = _score_image(
+                sample,
+                data,
+                loaded,
+                {k: settings[k] for k in missing},
+                noise_seed,
+                size,
+                use_preset,
+            )
+            first = index * len(settings)
+            state.add([replace(one, index=first + one.index) for one in found])
+        if progress is not None:
+            progress(index + 1, n_images)
+
+    varying = [name for name in grid if len({shown(one.values[name]) for one in settings}) > 1]
+    varying = varying or list(grid)
+    fixed = {**preset, **_set_fields(chosen)}
+    fixed |= {name: one for name, one in settings[0].values.items() if name not in varying}
+    result = Sweep(
+        dataset=data.name,
+        split=data.split,
+        seed=data.seed,
+        n_images=n_images,
+        method=method_name(chosen),
+        model=identity,
+        fixed={k: _plain(v) for k, v in fixed.items() if k not in varying},
+        fields=tuple(varying),
+        by=by,
+        rows=tuple(
+            _row(one, number, len(settings), state, data, empty, average, varying)
+            for number, one in enumerate(settings)
+        ),
+        left_out=tuple(
+            {"settings": {k: _plain(v) for k, v in values.items()}, "reason": reason}
+            for values, reason in left_out
+        ),
+        versions=versions(),
+    )
+    if folder is not None:
+        write_sweep(result, folder)
+    return result
+
+
+def write_sweep(found: Sweep, folder: Path) -> list[Path]:
+    """Write `sweep.json`, `sweep.md` and a curve of every numeric field that varies."""
+    written = []
+    for name, text in (("sweep.json", found.to_json()), ("sweep.md", found.to_markdown())):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    for name in found.fields:
+        lines = curves(found, name)
+        if lines:
+            picture = draw_curves(lines, x_label=name, y_label="per cent")
+            with atomic_path(folder / f"{name}.png") as temporary:
+                picture.save(temporary)
+            written.append(folder / f"{name}.png")
+    return written
+
+
+def curves(found: Sweep, name: str) -> dict[str, list[tuple[float, float]]]:
+    """Return the lines of a plot over a numeric field; none if it has no two numbers.
+
+    One that varies alone gives a line for each figure. Beside others, there is a line for each of
+    their combinations, the best ones only if there are many.
+    """
+    values = [row["settings"][name] for row in found.rows]
+    if not all(type(one) in (int, float) for one in values) or len(set(values)) < 2:
+        return {}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    alone = len(found.fields) == 1
+    figures = ["miou", "acc", "miou_things", "miou_stuff"] if alone else [found.by]
+    for row in found.ranked:
+        others = {k: v for k, v in row["settings"].items() if k != name}
+        for figure in figures:
+            label = figure if alone else _short(_line(others))
+            if row.get(figure) is None or (label not in lines and len(lines) >= _MOST_LINES):
+                continue
+            lines.setdefault(label, []).append((float(row["settings"][name]), 100 * row[figure]))
+    return {label: sorted(points) for label, points in lines.items()}
+
+
+def _score_image(
+    sample: Sample,
+    data: Dataset,
+    model: Diffusion,
+    settings: Mapping[int, Setting],
+    noise_seed: int,
+    size: int | None,
+    use_preset: bool,
+) -> list[ImageScore]:
+    names = [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)
+    groups: dict[Key, list[int]] = {}
+    for number, one in settings.items():
+        groups.setdefault(one.key, []).append(number)
+    scores = []
+    for numbers in groups.values():
+        needs = joint_needs([settings[k] for k in numbers])
+        record = capture(sample.image, model, needs, names, seed=noise_seed, size=size)
+        if not use_preset:
+            origin = {**record.header.provenance, "preset": "{}"}
+            record = record.with_header(replace(record.header, provenance=origin))
+        parts: dict[object, AttentionRecord] = {}
+        for number in numbers:
+            start = time.perf_counter()
+            mine = settings[number].needs
+            part = (mine.layers, mine.timesteps)
+            if part not in parts:
+                parts[part] = record.only(mine.layers or "*", steps=mine.timesteps)
+            result = settings[number].method(parts[part])
+            matrix = score_sample(sample, result, data)
+            spent = time.perf_counter() - start
+            scores.append(ImageScore(index=number, matrix=matrix, seconds=spent))
+    return scores
+
+
+def _row(
+    setting: Setting,
+    number: int,
+    count: int,
+    state: RunState,
+    data: Dataset,
+    empty: ConfusionMatrix,
+    average: str,
+    fields: Sequence[str],
+) -> dict[str, Any]:
+    mine = [one for index, one in state.scores.items() if index % count == number]
+    matrix = sum((one.matrix for one in mine), empty)
+    figures = {k: None if v != v else v for k, v in score(matrix, data, average).items()}
+    return {
+        "settings": {name: _plain(setting.values[name]) for name in fields},
+        **figures,
+        "seconds": round(sum(one.seconds for one in mine) / max(1, len(mine)), 6),
+    }
+
+
+def _check_figure(by: str, figures: Mapping[str, float]) -> None:
+    if by not in figures:
+        raise InputError(
+            "settings are compared by a figure of the report",
+            got=by,
+            remedy=f"use one of {', '.join(figures)}",
+        )
+
+
+def _set_fields(method: object) -> dict[str, object]:
+    """The fields of a method that are not what they are by default."""
+    usual = type(method)()
+    names = getattr(method, "__dataclass_fields__", {})
+    return {k: getattr(method, k) for k in names if getattr(method, k) != getattr(usual, k)}
+
+
+def _order(value: float | None) -> float:
+    return float("-inf") if value is None else value
+
+
+def _plain(value: object) -> object:
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _line(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
+
+
+def _short(text: str) -> str:
+    """Layer names as short as a legend needs them: "down 1.0" for the first of down block 1."""
+    tail = r"(?:\.transformer_blocks\.\d+\.attn[12])?"
+    return re.sub(rf"(down|up)_blocks\.(\d+)\.attentions\.(\d+){tail}", r"\1 \2.\3", text)
+
+
+def _cell(value: object) -> str:
+    return shown(value).replace("|", "\\|")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
