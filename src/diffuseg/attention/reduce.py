@@ -76,8 +76,7 @@ class HeadMean:
         self.reset()
 
     def reset(self) -> None:
-        self._totals: dict[tuple[str, tuple[int, int]], Tensor] = {}
-        self._counts: Counter[tuple[str, tuple[int, int]]] = Counter()
+        self._sums = _Sums()
 
     def takes(self, layer: LayerId) -> bool:
         return layer.kind in self.kinds
@@ -91,18 +90,14 @@ class HeadMean:
         hw: tuple[int, int],
         bias: Float[Tensor, "b _ m"] | None = None,
     ) -> None:
-        key = (layer.kind, hw)
         shape = (q.shape[0], q.shape[2], k.shape[2])
-        if key not in self._totals:
-            self._totals[key] = _zeros(shape, q.device)
-        total = self._totals[key]
+        total = self._sums.grow((layer.kind, hw), q.shape[1], shape, q.device)
         ops.add_attention(total, q, k, scale=layer.scale, bias=bias, chunk=self.chunk)
-        self._counts[key] += q.shape[1]
 
     def finish(self) -> list[ReducedMap]:
         means = [
-            ReducedMap(kind=kind, hw=hw, count=count, values=self._totals[kind, hw].div_(count))
-            for (kind, hw), count in self._counts.items()
+            ReducedMap(kind=kind, hw=hw, count=count, values=values)
+            for kind, hw, count, values in self._sums.means()
         ]
         self.reset()
         return means
@@ -144,8 +139,7 @@ class TokenColumns:
         self.reset()
 
     def reset(self) -> None:
-        self._totals: dict[tuple[str, tuple[int, int]], Tensor] = {}
-        self._counts: Counter[tuple[str, tuple[int, int]]] = Counter()
+        self._sums = _Sums()
 
     def takes(self, layer: LayerId) -> bool:
         return layer.kind in self.kinds
@@ -168,10 +162,7 @@ class TokenColumns:
         maps = ops.head_maps(q, k, scale=layer.scale, bias=bias, tokens=self.tokens)
         summed = maps.sum(1) if self.size is None else self._resized(maps, hw)
         key = (layer.kind, self.size or hw)
-        if key not in self._totals:
-            self._totals[key] = _zeros(tuple(summed.shape), q.device)
-        self._totals[key].add_(summed)
-        self._counts[key] += q.shape[1]
+        self._sums.grow(key, q.shape[1], tuple(summed.shape), q.device).add_(summed)
 
     def _resized(
         self, maps: Float[Tensor, "b h n t"], hw: tuple[int, int]
@@ -190,9 +181,9 @@ class TokenColumns:
                 tokens=self.tokens,
                 pooled=self.size is not None,
                 count=count,
-                values=self._totals[kind, hw].div_(count),
+                values=values,
             )
-            for (kind, hw), count in self._counts.items()
+            for kind, hw, count, values in self._sums.means()
         ]
         self.reset()
         return means
@@ -205,7 +196,31 @@ class TokenColumns:
         return _FLOAT_BYTES * len(self.tokens) * sum(sizes.values())
 
 
-def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    # A sum begun under inference_mode must be able to go on outside of it.
-    with torch.inference_mode(False):
-        return torch.zeros(shape, dtype=torch.float32, device=device)
+class _Sums:
+    """One running sum for each kind and grid, with how many head maps went into it."""
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[str, tuple[int, int]], Tensor] = {}
+        self._counts: Counter[tuple[str, tuple[int, int]]] = Counter()
+
+    def grow(
+        self,
+        key: tuple[str, tuple[int, int]],
+        count: int,
+        shape: tuple[int, ...],
+        device: torch.device,
+    ) -> Tensor:
+        """The sum that `count` more maps are now added to by the caller."""
+        if key not in self._totals:
+            # A sum begun under inference_mode must be able to go on outside of it.
+            with torch.inference_mode(False):
+                self._totals[key] = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._counts[key] += count
+        return self._totals[key]
+
+    def means(self) -> list[tuple[str, tuple[int, int], int, Tensor]]:
+        """Kind, grid, count and mean (in place of the sum) of each."""
+        return [
+            (kind, hw, count, self._totals[kind, hw].div_(count))
+            for (kind, hw), count in self._counts.items()
+        ]
