@@ -1,12 +1,22 @@
 """Captions: closed vocabulary, everything named, several phrasings."""
 
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
 
 from diffuseg.errors import InputError
-from diffuseg.world import CLASSES, COLORS, STUFF, THINGS, VOCABULARY, Scenes, caption_things
+from diffuseg.world import (
+    CLASSES,
+    COLORS,
+    HELD_OUT_PAIRS,
+    STUFF,
+    THINGS,
+    VOCABULARY,
+    Scenes,
+    caption_things,
+)
 from diffuseg.world.captions import caption_scene
 
 
@@ -81,3 +91,26 @@ def test_scene_captions_name_its_stuff_and_things():
     assert scene.caption == scene.captions[0]
     assert set(scene.caption.split()) & set(CLASSES) == set(scene.names)
     assert set(scene.names) & set(STUFF) == set(scene.stuff)
+
+
+def test_no_caption_of_train_names_a_held_out_pair():
+    def named(split):
+        scenes = islice(Scenes(split, seed=6, hw=(64, 64)), 60)
+        return " / ".join(text for scene in scenes for text in scene.captions)
+
+    pairs = [f"{color} {kind}" for color, kind in HELD_OUT_PAIRS]
+    train, val = named("train"), named("val")
+    assert not any(pair in train for pair in pairs)
+    assert sum(pair in val for pair in pairs) >= 3
+
+
+def test_captions_also_name_only_some():
+    scenes = islice(Scenes("train", seed=6, hw=(64, 64)), 20)
+    crowded = [scene for scene in scenes if len(scene.things) > 1]
+    assert crowded
+    for scene in crowded:
+        kinds = {thing.kind for thing in scene.things}
+        told = [kinds & set(text.split()) for text in scene.captions]
+        assert told[0] == kinds
+        assert any(0 < len(one) < len(kinds) for one in told)
+        assert len(scene.captions) >= 4

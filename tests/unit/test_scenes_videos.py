@@ -72,6 +72,41 @@ def test_things_hide_each_other_enter_and_leave():
     assert 10 < panned < 40
 
 
+def test_a_clip_has_64_frames_unless_told_otherwise():
+    assert Clips().frames == 64
+
+
+def test_things_grow_turn_and_come_back_under_a_moving_camera():
+    layouts = [Clips("val", seed=4).layout(i) for i in range(60)]
+    motions = [motion for layout in layouts for motion in layout.motions]
+    factors = [motion.grow[1] / motion.grow[0] for motion in motions]
+    assert max(factors) > 1.3
+    assert min(factors) < 0.77
+    assert sum(abs(motion.turn) > 0.25 for motion in motions) >= 10
+    assert any(motion.returns for motion in motions)
+    assert {layout.pan[1] > 0 for layout in layouts if layout.pan != (0.0, 0.0)} == {True, False}
+
+
+def test_a_turn_and_a_growth_are_seen_in_the_masks():
+    clips = Clips("val", seed=4, hw=(64, 64), frames=3)
+    found = next(
+        (index, number)
+        for index in range(60)
+        for number, motion in enumerate(clips.layout(index).motions)
+        if motion.grow[1] > 1.25 * motion.grow[0] and not motion.returns
+    )
+    track = clips[found[0]].things[found[1]]
+    whole = [
+        area / share
+        for area, share in zip(track.areas, track.visible_fractions, strict=True)
+        if share > 0.9
+    ]
+    assert whole == sorted(whole)
+    sprite = clips.layout(found[0]).scene.sprites[found[1]]
+    motion = clips.layout(found[0]).motions[found[1]]
+    assert motion.apply(sprite, 1.0).size > 1.25 * motion.apply(sprite, 0.0).size
+
+
 def test_motion_does_not_depend_on_the_number_of_frames():
     few, many = Clips(hw=(64, 64), frames=3)[4], Clips(hw=(64, 64), frames=5)[4]
     assert (few.frames == many.frames[::2]).all()

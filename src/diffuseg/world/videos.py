@@ -124,7 +124,7 @@ class Clips:
         seed: int = 0,
         hw: Sequence[int] = (256, 256),
         *,
-        frames: int = 16,
+        frames: int = 64,
         fps: int = 12,
     ) -> None:
         self.split = check_split(split)
@@ -136,7 +136,7 @@ class Clips:
             raise InputError(
                 f"a clip has 2 to {_MAX_FRAMES} frames and at least 1 frame a second",
                 got=f"frames={frames}, fps={fps}",
-                remedy="pass for instance frames=16, fps=12",
+                remedy="pass for instance frames=64, fps=12",
             )
 
     def __getitem__(self, index: SupportsIndex) -> Clip:
