@@ -81,6 +81,69 @@ class DenoiserRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRecipe:
+    """The convolutional net the image tower imitates: `window` pixels around one thing each."""
+
+    channels: tuple[int, int, int, int] = (24, 48, 96, 128)
+    window: int = 64
+    steps: int = 350
+    batch: int = 96
+    learning_rate: float = 4e-3
+    warmup: int = 70
+    weight_decay: float = 0.02
+    ema: float = 0.98
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRecipe:
+    """The CLIP pair: pictures of `size` pixels in patches of `patch`.
+
+    AdamW with warm-up and cosine decay. A share `single` of every batch shows a single thing;
+    pictures are mirrored and shifted by up to `shift` pixels; `nouns` weighs each contrast against
+    the prompts of single nouns beside the one against whole captions. `ema` averages the weights.
+    """
+
+    size: int = 128
+    patch: int = 16
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    projection: int = 128
+    steps: int = 1500
+    batch: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    ema: float = 0.995
+    single: float = 0.6
+    shift: int = 10
+    nouns: float = 0.7
+    teacher: TeacherRecipe = TeacherRecipe()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionerRecipe:
+    """The captioner: the CLIP pair's image tower and a decoder of `layers` and `width`.
+
+    AdamW with warm-up and cosine decay; the tower learns at `tower_rate` of the decoder's rate.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    steps: int = 1000
+    batch: int = 32
+    learning_rate: float = 1e-3
+    tower_rate: float = 0.3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    ema: float = 0.995
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MiniRecipe:
     """The whole recipe: data, autoencoder, denoiser.
 
@@ -100,6 +163,8 @@ class MiniRecipe:
     shard: int = 500
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    clip: ClipRecipe = ClipRecipe()
+    captioner: CaptionerRecipe = CaptionerRecipe()
 
 
 PRESET: dict[str, dict[str, object]] = {

@@ -1,0 +1,210 @@
+"""The miniature's captioner: the CLIP pair's image tower with a small text decoder on top.
+
+It learns one way of saying things, built from the nouns of a picture's own captions: things in the
+order of `THINGS`, then the ground, then the sky. With the order of words left to chance a greedy
+decoder of this size forgets or repeats things.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from diffuseg.errors import InputError
+from diffuseg.train.captioned import Nouns, fullest_nouns, jitter, to_pixels
+from diffuseg.train.checkpoint import load_checkpoint
+from diffuseg.train.clip import build_clip, image_processor
+from diffuseg.train.data import Pictures, Progress
+from diffuseg.train.log import TrainLog
+from diffuseg.train.loop import train_steps
+from diffuseg.train.recipe import CaptionerRecipe, ClipRecipe, MiniRecipe
+from diffuseg.world.captions import VOCABULARY
+from diffuseg.world.scenes import STUFF, THINGS
+from diffuseg.world.tokenizer import END, START, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer, VisionEncoderDecoderModel
+
+_IGNORED = -100  # labels transformers leaves out of the loss
+_LONGEST = 40  # tokens of a caption; four things and two regions take 24
+
+
+def build_captioner(
+    recipe: CaptionerRecipe, clip: ClipRecipe, tokenizer: "CLIPTokenizer"
+) -> "VisionEncoderDecoderModel":
+    """An untrained captioner: the pair's image tower and a decoder of the recipe's shape."""
+    from transformers import (
+        CLIPVisionModel,
+        GenerationConfig,
+        GPT2Config,
+        GPT2LMHeadModel,
+        VisionEncoderDecoderModel,
+    )
+
+    start, end = (tokenizer.get_vocab()[token] for token in (START, END))
+    decoder = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=tokenizer.model_max_length,
+        n_embd=recipe.width,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        add_cross_attention=True,
+        is_decoder=True,
+        # Without dropout a resumed run is the same run.
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    model = VisionEncoderDecoderModel(
+        encoder=CLIPVisionModel(build_clip(clip, tokenizer).config.vision_config),
+        decoder=GPT2LMHeadModel(decoder),
+    )
+    model.config.decoder_start_token_id = start
+    model.config.eos_token_id = end
+    model.config.pad_token_id = end
+    model.generation_config = GenerationConfig(
+        bos_token_id=start,
+        decoder_start_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+        max_new_tokens=_LONGEST,
+        do_sample=False,
+        num_beams=1,
+    )
+    return model
+
+
+def plain_caption(nouns: Nouns) -> str:
+    """The one phrasing the captioner learns.
+
+    Example:
+        >>> plain_caption(Nouns(things=(("blue", "car"), ("red", "ball")), stuff=("sky", "grass")))
+        'a red ball and a blue car on grass under a sky'
+    """
+    ordered = sorted(nouns.things, key=lambda thing: THINGS.index(thing[1]))
+    things = " and ".join(_noun(color, kind) for color, kind in ordered)
+    ground = " and ".join(name for name in STUFF if name in nouns.stuff and name != "sky")
+    sky = "sky" in nouns.stuff
+    if not things:
+        return f"{ground} under a sky" if ground and sky else ground or "a sky"
+    place = f" on {ground}" if ground else ""
+    return (
+        f"{things}{place}{' under a sky' if ground else ' in the sky'}" if sky else things + place
+    )
+
+
+def _noun(color: str | None, kind: str) -> str:
+    words = kind if color is None else f"{color} {kind}"
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def caption_labels(
+    pictures: Pictures, tokenizer: "CLIPTokenizer"
+) -> tuple[Int[np.ndarray, " m"], Int[Tensor, "m t"]]:
+    """Which pictures tell the colour of everything they show, and their captions as labels."""
+    nouns = [fullest_nouns(captions) for captions in pictures.captions]
+    rows = [i for i, one in enumerate(nouns) if one.colored]
+    if not rows:
+        raise InputError(
+            "some captions must tell all colours",
+            got=f"{len(pictures.images)} pictures, none of them",
+            remedy="render more scenes",
+        )
+    ids = tokenizer([plain_caption(nouns[i]) for i in rows], padding=True, return_tensors="pt")
+    tokens, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]  # the start is the model's
+    return np.array(rows, dtype=np.int64), tokens.masked_fill(mask == 0, _IGNORED)
+
+
+def train_captioner(
+    recipe: MiniRecipe,
+    pictures: Pictures,
+    work: Path,
+    *,
+    device: torch.device,
+    log: TrainLog,
+    progress: Progress | None = None,
+    clip: "CLIPModel | None" = None,
+) -> "VisionEncoderDecoderModel":
+    """Train (or resume) the captioner on `pictures` of `recipe.clip.size` pixels.
+
+    Args:
+        recipe: Of the whole miniature; `recipe.captioner` and `recipe.clip` are read.
+        pictures: For instance of `load_captioned`.
+        work: Folder of the checkpoint `captioner.safetensors`.
+        device: Where to train.
+        log: The journal.
+        progress: Told (done, total) after every step.
+        clip: The trained pair whose image tower to begin with; from nothing when None.
+
+    Returns:
+        The averaged weights, frozen.
+
+    Raises:
+        InputError: The pictures are of another size, or none tells all colours.
+    """
+    settings = recipe.captioner
+    side = recipe.clip.size
+    if pictures.images.shape[1:3] != (side, side):
+        raise InputError(
+            f"the pictures must be {side} pixels square",
+            got=f"{pictures.images.shape[1:3]}",
+            remedy="load them with load_captioned(folder, recipe.clip.size)",
+        )
+    tokenizer = build_tokenizer(VOCABULARY)
+    rows, labels = caption_labels(pictures, tokenizer)
+    torch.manual_seed(recipe.seed)
+    model = build_captioner(settings, recipe.clip, tokenizer)
+    if clip is not None:
+        model.encoder.load_state_dict(vision_state(clip))
+    model.to(device)
+
+    def losses(model: "VisionEncoderDecoderModel", step: int) -> dict[str, Float[Tensor, ""]]:
+        rng = np.random.default_rng([recipe.seed, 11, step])
+        picked = rng.integers(len(rows), size=settings.batch)
+        images: UInt8[np.ndarray, "b h w 3"] = pictures.images[rows[picked]]
+        pixels = to_pixels(jitter(images, rng, reach=recipe.clip.shift)).to(device)
+        told = labels[torch.from_numpy(picked)]
+        longest = int((told != _IGNORED).sum(1).max())
+        return {"words": model(pixel_values=pixels, labels=told[:, :longest].to(device)).loss}
+
+    return train_steps(
+        model,
+        settings,
+        losses,
+        checkpoint=work / "captioner.safetensors",
+        log=log,
+        progress=progress,
+        slow=lambda name: settings.tower_rate if name.startswith("encoder") else 1.0,
+    )
+
+
+def vision_state(clip: "CLIPModel") -> dict[str, Tensor]:
+    """The weights of a pair's image tower, under the names the tower has on its own."""
+    return {key: value.clone() for key, value in clip.vision_model.state_dict().items()}
+
+
+def export_captioner(recipe: MiniRecipe, work: Path, out: Path) -> None:
+    """Write the averaged captioner as an ordinary transformers folder in fp16.
+
+    Raises:
+        InputError: It has not been trained.
+    """
+    checkpoint = work / "captioner.safetensors"
+    if not checkpoint.exists():
+        raise InputError(
+            "the captioner must have been trained",
+            got=f"no {checkpoint}",
+            remedy="run --stage captioner with the same work folder first",
+        )
+    tokenizer = build_tokenizer(VOCABULARY)
+    average = build_captioner(recipe.captioner, recipe.clip, tokenizer)
+    load_checkpoint(checkpoint, {"average": average})
+    average.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    image_processor(recipe.clip.size).save_pretrained(out)
