@@ -3,6 +3,7 @@
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import diffuseg as ds
 from diffuseg.world import CLASSES, Scenes
@@ -44,6 +45,18 @@ def test_far_above_chance_on_held_out_scenes(mini):
     assert report.miou > 0.25
     assert report.acc > 0.6
     assert report.metrics["miou_stuff"] > report.metrics["miou_things"] > 0
+
+
+@torch.inference_mode()
+def test_recording_it_changes_no_bit(mini, scene):
+    pixels = torch.from_numpy(scene.image.copy()).permute(2, 0, 1)[None] / 255
+    latents, text = mini.encode(pixels), mini.embed([scene.caption])
+    plain = mini.denoise(latents, 200, text)
+    with ds.record(mini) as rec:
+        recorded = mini.denoise(latents, 200, text)
+    assert torch.equal(recorded, plain)
+    assert torch.equal(mini.denoise(latents, 200, text), plain)
+    assert rec.layers == ds.layers_of(mini)
 
 
 def test_replay_without_the_model(mini, scene, tmp_path):
