@@ -28,6 +28,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/record.py
 	$(BIN)/python benchmarks/segment.py
+	$(BIN)/python benchmarks/encode.py
 
 clean:
 	rm -rf $(VENV) out site

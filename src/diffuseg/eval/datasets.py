@@ -73,9 +73,10 @@ class SceneSet:
         split: "train", "val" or "test".
         seed: Which stream; all streams of val and test are held out from training.
         n: Number of scenes.
+        hw: Height and width of the pictures.
 
     Raises:
-        InputError: Another split, or a number that is negative.
+        InputError: Another split, or a number that is negative or a size out of range.
 
     Example:
         >>> scenes = SceneSet(split="test", seed=1, n=3)
@@ -86,14 +87,16 @@ class SceneSet:
     name = "scenes"
     ignore = 255
 
-    def __init__(self, *, split: str = "test", seed: int = 1, n: int = 200) -> None:
+    def __init__(
+        self, *, split: str = "test", seed: int = 1, n: int = 200, hw: tuple[int, int] = (256, 256)
+    ) -> None:
         from diffuseg.world import CLASSES, STUFF, THINGS, Scenes
 
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(
                 "the number of scenes must be at least 1", got=n, remedy="use --limit 200"
             )
-        self._scenes = Scenes(split=split, seed=seed)
+        self._scenes = Scenes(split=split, seed=seed, hw=hw)
         self._n = n
         self.split = split
         self.seed: int | None = seed
