@@ -1,25 +1,40 @@
 """Fill in what the documentation repeats: figures of committed reports, the table of known models.
 
-Three marks in README.md and docs/**/*.md, HTML comments that readers do not see:
+Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that readers do not see:
 
     <!-- number: scenes-attend.json miou -->60.1<!-- /number -->   one figure of docs/assets/FILE
     <!-- report: scenes-attend.json --> … <!-- /report -->         tables of such a report
     <!-- models --> … <!-- /models -->                             the catalog
+    <!-- quality --> … <!-- /quality -->     the miniature's figures, from its quality.json
+    <!-- measured --> … <!-- /measured -->   with what these were measured
+    <!-- cost --> … <!-- /cost -->           steps and hours of its training, from the same file
+    <!-- recipe --> … <!-- /recipe -->       every number of `diffuseg.train.recipe`
+    <!-- words --> … <!-- /words -->         its vocabulary
+    <!-- preset --> … <!-- /preset -->       its presets
+    <!-- bundle --> … <!-- /bundle -->       what lies in its folder
+    <!-- picture: samples.jpg TEXT --> … <!-- /picture -->   a picture of docs/assets
 
-The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it. A figure
-whose report is not there reads "not measured yet". Run without arguments to write the pages, with
-`--check` to be told (exit code 1) which are out of date; the test suite does the latter.
+The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
+miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
+there reads "not measured yet". Run without arguments to write the pages, with `--check` to be told
+(exit code 1) which are out of date; the test suite does the latter. `--quality FOLDER` first takes
+over what `diffuseg quality` wrote there.
 """
 
 import argparse
+import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "docs" / "assets"
+MINI = ROOT / "src" / "diffuseg" / "world" / "mini"
+CARD = MINI / "README.md"
 PENDING = "not measured yet"
 _SHARES = ("miou", "acc", "fwiou", "mean_acc")
 
@@ -27,17 +42,47 @@ _SHARES = ("miou", "acc", "fwiou", "mean_acc")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--quality", type=Path, help="folder of `diffuseg quality --report`")
     options = parser.parse_args()
+    if options.quality is not None and not options.check:
+        take_over(options.quality)
     stale = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := filled(text)) != text:
             stale.append(page)
             if not options.check:
                 page.write_text(new, encoding="utf-8")
+    if not options.check:
+        refresh_checksums()
     for page in stale:
         print(f"{'out of date' if options.check else 'wrote'}: {page.relative_to(ROOT)}")
     return 1 if stale and options.check else 0
+
+
+def pages() -> list[Path]:
+    """Every page with marks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), CARD]
+
+
+def take_over(folder: Path) -> None:
+    """Copy what `diffuseg quality` wrote to where the pages look for it."""
+    shutil.copyfile(folder / "quality.json", MINI / "quality.json")
+    for name in ("samples.jpg", "divergence.png"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, ASSETS / name)
+
+
+def refresh_checksums() -> None:
+    """Bring the card's and the report's checksums up to date, where the folder lists them."""
+    path = MINI / "checksums.json"
+    if not path.is_file():
+        return
+    sums = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("README.md", "quality.json"):
+        if name in sums:
+            sums[name] = hashlib.sha256((MINI / name).read_bytes()).hexdigest()
+    path.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
 
 def filled(text: str, *, assets: Path = ASSETS) -> str:
@@ -54,7 +99,11 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
 
     text = _replaced(text, "number", number)
     text = _replaced(text, "report", tables)
-    return _replaced(text, "models", lambda _: f"\n\n{_models()}\n\n")
+    text = _replaced(text, "models", lambda _: f"\n\n{_models()}\n\n")
+    text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
+    for name, make in _CARD.items():
+        text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
+    return text
 
 
 def _replaced(text: str, name: str, make: Callable[[str], str]) -> str:
@@ -115,6 +164,106 @@ def _models() -> str:
         for row in KNOWN.values()
     ]
     return _table(("name", "tried in this order", "pixels", "GB in fp32 / fp16", "licence"), rows)
+
+
+def _picture(given: str, assets: Path) -> str:
+    name, text = given.split(maxsplit=1)
+    return f"![{text}](../assets/{name})" if (assets / name).is_file() else PENDING
+
+
+def _quality() -> str:
+    report = _load(MINI / "quality.json")
+    if report is None:
+        return PENDING
+    sys.path.insert(0, str(ROOT / "src"))
+    from diffuseg.eval.quality import quality_tables
+
+    return quality_tables(report)
+
+
+def _measured() -> str:
+    report = _load(MINI / "quality.json")
+    if report is None:
+        return PENDING
+    rows = [
+        ("U-Net", f"SHA-256 `{report['model']['unet_sha256'][:16]}`"),
+        ("scenes", f"{report['limit']} of the split {report['split']}, stream {report['seed']}"),
+        ("hardware", ", ".join(f"{k} {v}" for k, v in report["hardware"].items())),
+        ("versions", ", ".join(f"{k} {v}" for k, v in report["versions"].items())),
+    ]
+    return _table(("what", "which"), rows)
+
+
+def _cost() -> str:
+    costs = (_load(MINI / "quality.json") or {}).get("training")
+    if not costs:
+        return PENDING
+    rows = [(k, f"{one['steps']:.0f}", f"{one['hours']:.1f}") for k, one in costs.items()]
+    return _table(("stage", "steps", "hours"), rows)
+
+
+def _recipe() -> str:
+    sys.path.insert(0, str(ROOT / "src"))
+    from diffuseg.train.recipe import MiniRecipe
+
+    recipe = MiniRecipe()
+    rows = []
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if not is_dataclass(value):
+            rows.append((field.name, f"`{value!r}`"))
+            continue
+        for inner in fields(value):
+            held = getattr(value, inner.name)
+            held = held if isinstance(held, tuple) and is_dataclass(held[0]) else [held]
+            rows += [(f"{field.name}, {inner.name}", f"`{one!r}`") for one in held]
+    return _table(("number", "value"), rows)
+
+
+def _words() -> str:
+    facts = _load(MINI / "diffuseg.json")
+    return PENDING if facts is None else ", ".join(facts["vocabulary"])
+
+
+def _preset() -> str:
+    facts = _load(MINI / "diffuseg.json")
+    if facts is None:
+        return PENDING
+    rows = [
+        (method, f"`{name}`", ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for method, settings in facts["preset"].items()
+        for name, value in settings.items()
+    ]
+    return _table(("method", "setting", "value"), [tuple(map(str, row)) for row in rows])
+
+
+def _bundle() -> str:
+    import struct
+
+    rows = []
+    for path in sorted(MINI.rglob("*.safetensors")):
+        data = path.read_bytes()
+        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+        header.pop("__metadata__", None)
+        count = 0
+        for one in header.values():
+            size = 1
+            for side in one["shape"]:
+                size *= side
+            count += size
+        rows.append((f"`{path.parent.name}`", f"{count / 1e6:.2f} M", f"{len(data) / 1e6:.1f} MB"))
+    return _table(("part", "parameters", "file"), rows)
+
+
+_CARD: dict[str, Callable[[], str]] = {
+    "quality": _quality,
+    "measured": _measured,
+    "cost": _cost,
+    "recipe": _recipe,
+    "words": _words,
+    "preset": _preset,
+    "bundle": _bundle,
+}
 
 
 def _table(head: tuple[str, ...], rows: list) -> str:

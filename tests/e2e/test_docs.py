@@ -253,7 +253,10 @@ def load_numbers() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+CARD = REPOSITORY / "src" / "diffuseg" / "world" / "mini" / "README.md"
+
+
+@pytest.mark.parametrize("page", [*PAGES, CARD], ids=name_of)
 def test_generated_parts_are_up_to_date(page: Path):
     text = page.read_text(encoding="utf-8")
     assert load_numbers().filled(text) == text, "run: python scripts/docs.py"
@@ -278,6 +281,20 @@ def test_numbers_are_of_the_model_in_the_package(report: Path):
     again = "the model or its preset has changed: evaluate again, then python scripts/docs.py"
     assert found.model["unet_sha256"] == told["model"]["unet_sha256"], again
     assert found.to_dict()["parameters"] == told["parameters"], again
+
+
+@needs_mini
+def test_the_card_is_of_the_model_in_the_package():
+    quality = CARD.with_name("quality.json")
+    if not quality.is_file():
+        pytest.skip("the quality of the embedded model is not measured yet")
+    from diffuseg.eval.runner import identify
+
+    told = json.loads(quality.read_text(encoding="utf-8"))["model"]
+    again = (
+        "the model has changed: diffuseg quality --report DIR, python scripts/docs.py --quality DIR"
+    )
+    assert identify(diffuseg.load("mini", device="cpu")) == told, again
 
 
 def test_catalog_is_told_in_full():

@@ -136,3 +136,41 @@ def sweep(
         for path in [report / "sweep.json" if report else None, write_preset]:
             if path is not None:
                 stdout().print(str(path), markup=False)
+
+
+def quality(
+    report: Annotated[Path, typer.Option(help="Folder for quality.json, tables, pictures.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="mini, or its folder.")] = "mini",
+    part: Annotated[
+        list[str] | None, typer.Option(help="vae, attend, clip, …; repeatable. Else all missing.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Scenes and captions.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the sampler.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Of the sampler.")] = None,
+    training_log: Annotated[
+        Path | None, typer.Option("--log", help="log.jsonl of the training, for its cost.")
+    ] = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure the embedded miniature and its companions on held-out scenes."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from functools import partial
+
+    from diffuseg.api import find_model
+    from diffuseg.eval.quality import measure_quality, quality_tables
+
+    loaded = find_model(model, device=device, offline=True)
+    options = given(
+        parts=part, limit=limit, seed=seed, steps=steps, guidance=guidance,
+        training_log=training_log,
+    )  # fmt: skip
+    meter = partial(progress_bar, quiet=quiet)
+    found = measure_quality(loaded, report=report, meter=meter, **options)
+    if not quiet:
+        from rich.markdown import Markdown
+
+        stdout().print(Markdown(quality_tables(found)))
+    stdout().print(str(report / "quality.json"), markup=False)
