@@ -89,6 +89,12 @@ def test_every_single_layer_and_head(model):
     assert [row["levels"] for row in settings_of(levels)] == [[1], [2], [4]]
 
 
+def test_any_choice_of_some_parts(model):
+    settings, _ = plan(ds.Attend(), Bare(unet=model.unet), {"levels": "any:1+2+4"})
+    found = [one.values["levels"] for one in settings]
+    assert found == [(1,), (2,), (4,), (1, 2), (1, 4), (2, 4), (1, 2, 4)]
+
+
 def test_combinations_that_cannot_be_are_left_out_and_told(model):
     grid = {"layers": "each", "levels": [(1,), (2,), (4,)]}
     found = ds.sweep(Small(), grid, model=model, limit=1, size=64)
@@ -163,6 +169,8 @@ def test_curves_of_several_fields(model):
         ({"timestep": ["soon"]}, "timestep must be"),
         ({"timestep": "each"}, '"each" stands for the single layers'),
         ({"levels": [(1,), (3,)]}, "levels and layers must select"),
+        ({"levels": "any:1++2"}, "any: takes 1 to 6 parts"),
+        ({"heads": "any:0+1+2+3+4+5+6"}, "any: takes 1 to 6 parts"),
         ({"heads": [(99,)]}, "heads must be there in every layer used"),
     ],
 )

@@ -82,7 +82,7 @@ def sweep(
         typer.Option(
             "--set",
             metavar="NAME=A,B,C+D",
-            help="Values of a setting; + joins several into one, each: every single one.",
+            help="Values of a setting; + joins several, each: every one, any:A+B: every choice.",
         ),
     ] = None,
     preset: Annotated[

@@ -16,6 +16,11 @@ from diffuseg.methods import Method, Model, Needs, parse_settings, with_settings
 EACH = "each"
 """As a value: every single one the model has, for the fields layers, self_layers, heads, levels."""
 
+ANY = "any:"
+"""Before parts joined with "+": every choice of one or more of them."""
+
+_MOST_PARTS = 6
+
 Key = tuple[object, ...]
 
 
@@ -50,6 +55,8 @@ class Bare:
 
 def parse_grid(pairs: Sequence[str]) -> dict[str, list[str]]:
     """Read "name=value,value" texts; a value of several parts joins them with "+".
+
+    "each" stands for every single layer, head or level, "any:A+B+C" for A, B, C, A+B and so on.
 
     Raises:
         InputError: One has no "=" or no name, or a name comes twice.
@@ -97,7 +104,7 @@ def plan(
             for value in (
                 _each(name, method, model, layers)
                 if isinstance(one, str) and one == EACH
-                else [_value(method, name, one)]
+                else [_value(method, name, part) for part in _choices(name, one)]
             )
         ]
         if not named[name]:
@@ -152,6 +159,21 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "+".join(map(shown, value))
     return "none" if value is None else str(value)
+
+
+def _choices(name: str, value: object) -> list[object]:
+    """What a value stands for: itself, or with "any:" all choices of its parts, few parts first."""
+    if not isinstance(value, str) or not value.startswith(ANY):
+        return [value]
+    parts = value.removeprefix(ANY).split("+")
+    if len(parts) > _MOST_PARTS or not all(parts):
+        raise InputError(
+            f"any: takes 1 to {_MOST_PARTS} parts joined with +",
+            got=f"{name}={value}",
+            remedy="for example levels=any:1+2+4",
+        )
+    sizes = range(1, len(parts) + 1)
+    return ["+".join(some) for n in sizes for some in itertools.combinations(parts, n)]
 
 
 def _value(method: Method, name: str, value: object) -> object:
