@@ -191,7 +191,8 @@ def build_segmenter(
         keep_scores: Whether results carry the score maps of all classes.
 
     Raises:
-        InputError: No such model, method or class; or a number out of range.
+        InputError: No such model, method or class; a number out of range; or classes for a method
+            that finds segments without names.
         WeightsError: The model's weights are not to be had.
 
     Example:
@@ -214,7 +215,15 @@ def build_segmenter(
         keep_scores=keep_scores,
     )
     if parsed is not None:
-        ask(segmenter.model, chosen.needs(segmenter.model), parsed)
+        needs = chosen.needs(segmenter.model)
+        if needs.prompt == "empty":
+            raise InputError(
+                "classes are named for methods that look for them",
+                got=f"{', '.join(one.name for one in parsed)} for {method_name(chosen)}, which "
+                "finds segments without names",
+                remedy='leave the classes out, or use another method, such as "attend"',
+            )
+        ask(segmenter.model, needs, parsed)
     log.info("model %s, method %s", model_name(segmenter.model), method_name(chosen))
     return segmenter
 
@@ -234,7 +243,8 @@ def segment(
 
     Args:
         image: A path, the bytes of a file, a Pillow image, a NumPy array or a torch tensor.
-        classes: What to look for; and `model` to `keep_scores`: as for `build_segmenter`.
+        classes: What to look for, if the method looks for classes; and `model` to `keep_scores`:
+            as for `build_segmenter`.
 
     Returns:
         Labels at the image's own size. Which model ran, how, and how long each stage took is in

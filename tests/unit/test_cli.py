@@ -368,6 +368,17 @@ def test_classes_left_out(here, tiny):
     assert "needs the names of the classes" in done.stderr
 
 
+def test_a_method_without_classes(here, tiny):
+    write_picture(here / "a.png")
+    options = ["-m", tiny, "--device", "cpu", "--method", "diffseg"]
+    done = call("segment", "a.png", *options)
+    assert done.exit_code == 0, done.output
+    assert ds.Segmentation.load(here / "out/a.png").names[0] == "segment 0"
+    done = call("segment", "a.png", *options, "-c", "cat")
+    assert done.exit_code == 2
+    assert "finds segments without names" in done.stderr
+
+
 def test_a_corrupt_model_folder(here, tiny):
     write_picture(here / "a.png")
     broken = here / "broken"

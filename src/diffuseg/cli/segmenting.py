@@ -66,7 +66,7 @@ def segment(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Segment images by text: a folder in, a folder out."""
+    """Segment images, by text or into parts: a folder in, a folder out."""
     show_logs(quiet=quiet, verbose=verbose)
     from diffuseg.batch import model_name
     from diffuseg.folders import check_formats, find_images, segment_files

@@ -6,10 +6,11 @@ recorded and turns a record into a segmentation; it knows no model.
 
 from diffuseg.errors import InputError
 from diffuseg.methods.attend import Attend
+from diffuseg.methods.diffseg import DiffSeg
 from diffuseg.methods.needs import Method, Model, Needs
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
-METHODS: dict[str, type[Attend]] = {"attend": Attend}
+METHODS: dict[str, type[Attend] | type[DiffSeg]] = {"attend": Attend, "diffseg": DiffSeg}
 """Every method by the name users type."""
 
 DEFAULT_METHOD = "attend"
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
     "Attend",
+    "DiffSeg",
     "Method",
     "Model",
     "Needs",

@@ -1,0 +1,274 @@
+"""DiffSeg: segments without names, from self-attention alone.
+
+"Diffuse, Attend, and Segment: Unsupervised Zero-Shot Segmentation using Stable Diffusion" (Tian et
+al., CVPR 2024). The steps on tensors are in `merging`.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffuseg.attention import AttentionRecord
+from diffuseg.errors import InputError
+from diffuseg.methods.attend import best_class
+from diffuseg.methods.merging import (
+    Grid,
+    Precision,
+    Weighting,
+    aggregate,
+    anchor_grid,
+    merge,
+    refine_maps,
+    resolution_weights,
+)
+from diffuseg.methods.needs import Model, Needs
+from diffuseg.methods.settings import recorded_preset, with_preset
+from diffuseg.provenance import Provenance
+from diffuseg.result import Segmentation
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PRESETS: dict[str, dict[str, object]] = {
+    "coco-stuff": {"timestep": 300, "tau": 1.1},
+    "cityscapes": {"timestep": 300, "tau": 0.9},
+    "wild": {"timestep": 300, "tau": 1.0},
+}
+"""The paper's settings by what they were chosen for (section 9.6), for Stable Diffusion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffSeg:
+    """Segment an image into parts it does not name, by merging self-attention maps.
+
+    A field that is None takes the value found for the model (its preset), else the one named last.
+
+    Attributes:
+        timestep: Noise level the model is told, 0 to 999; it is shown the image without noise. 300
+            (paper, 9.6 and Fig. 11a).
+        weighting: How the resolutions count (R). "proportional" to the side of their grids (the
+            authors' code): 8:4:2:1 for 64, 32, 16, 8. "per_map": every layer by its side (the
+            paper's formula). "equal".
+        weights: Instead of `weighting`: one number a resolution, finest first; 0 leaves one out.
+            They are not normalised, as in the authors' code: a sum of 1.3 makes all divergences
+            1.3 times as large.
+        normalise: Whether `weights` are divided by their sum.
+        anchors: Anchors along each axis (M). 16 (paper, 9.6: 256 in all).
+        grid: How anchors are spread. "reference": the authors' formula, made for 64 x 64 cells.
+            "even": over the whole image. "auto": the one on 64 x 64 cells, the other elsewhere.
+        rounds: Merging passes (N), that around the anchors included. 3 (paper, 9.6, Fig. 11c), or
+            as many as `tau` has values.
+        tau: Symmetric KL divergence below which maps are merged, in nats; one for all rounds or
+            one each. 1.0 (paper, 9.6, "in the wild"). It depends on the model more than all else.
+        reuse_matched: Whether a map that was merged counts in later groups of the same round, as in
+            the authors' code; False is the paper's algorithm 1.
+        refine: "none"; "kmeans": proposals are refined by k-means on the cells' maps (the authors'
+            option, off in all their figures); "kl": by the nearest proposal of each cell.
+        kl_dtype: "float16" loses all maps with very small entries in the first round, as the
+            authors' code does. Only to trace their figures.
+        relabel: Number segments by area and leave out those without a pixel. Else they keep the
+            order in which anchors claimed them, and numbers may be missing.
+
+    Raises:
+        InputError: A value out of range, or two that exclude each other.
+
+    Example:
+        >>> DiffSeg(tau=0.5, anchors=8).tau
+        0.5
+    """
+
+    timestep: int | None = None
+    weighting: Weighting | None = None
+    weights: tuple[float, ...] | None = None
+    normalise: bool = False
+    anchors: int | None = None
+    grid: Grid | None = None
+    rounds: int | None = None
+    tau: float | tuple[float, ...] | None = None
+    reuse_matched: bool = True
+    refine: Literal["none", "kmeans", "kl"] = "none"
+    kl_dtype: Precision = "float32"
+    relabel: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def preset(cls, name: str) -> "DiffSeg":
+        """Return the method with the paper's settings for a kind of image, see `PRESETS`.
+
+        Raises:
+            InputError: No preset of that name.
+
+        Example:
+            >>> DiffSeg.preset("cityscapes").tau
+            0.9
+        """
+        if name not in PRESETS:
+            raise InputError(
+                "the preset must be one of the paper's",
+                got=repr(name),
+                remedy=f"use one of {', '.join(PRESETS)}",
+            )
+        return with_preset(cls(), PRESETS[name])
+
+    def needs(self, model: Model) -> Needs:
+        """All self-attention of one call on the clean latents, with an empty prompt."""
+        chosen = self._filled(model.preset.get("diffseg", {}))
+        return Needs(
+            timesteps=(_given(chosen.timestep),), kinds=("self",), prompt="empty", noise=False
+        )
+
+    def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
+        """Segment from a record of one image; segments are called "segment 0", "segment 1", …
+
+        Args:
+            record: Holds what `needs` says. Rows of the batch are taken for prompts, and averaged.
+            scores: Whether the result keeps the map of every segment, at the image's size.
+
+        Raises:
+            InputError: The record has no self-attention or numbers that are not finite, or the
+                settings do not fit its grids.
+        """
+        chosen = self._filled(recorded_preset(record, "diffseg"))
+
+        # 1. One map over the image for every cell of the finest grid
+        grids = record.grids("self")
+        fused = aggregate(_grid_means(record, grids), grids, _weights(record, chosen))  # [1, n, n]
+        if not fused.isfinite().all():
+            raise InputError(
+                "attention must be finite",
+                got="a record with NaN or infinite maps",
+                remedy="capture it again, in float32 if half precision overflows",
+            )
+
+        # 2. Anchors gather the maps near their own, then merge among themselves
+        height, width = grids[0]
+        points = anchor_grid((height, width), _given(chosen.anchors), _given(chosen.grid))
+        anchors = torch.from_numpy(points[:, 0] * width + points[:, 1]).to(fused.device)
+        [found] = merge(
+            fused,
+            anchors,
+            _taus(chosen),
+            reuse=chosen.reuse_matched,
+            precision=chosen.kl_dtype,
+        )
+        log.debug("maps after each round: %s", found.counts)
+        if not len(found.maps):
+            raise InputError(
+                "at least one anchor must keep its map",
+                got=f"none after {len(found.counts)} rounds with kl_dtype={chosen.kl_dtype!r}",
+                remedy='use kl_dtype="float32"',
+            )
+
+        # 3. Optionally each cell goes to one proposal, and proposals become the means of theirs
+        maps = found.maps
+        if chosen.refine != "none":
+            _, maps = refine_maps(fused[0], maps, chosen.refine)
+
+        # 4. At each pixel of the user's image, the highest map suppresses the others
+        hw = record.header.image_hw or record.header.input_hw or grids[0]
+        labels, planes = best_class(maps.unflatten(1, (height, width)), hw, keep=scores)
+        names = None if chosen.relabel else tuple(f"segment {i}" for i in range(len(maps)))
+        return Segmentation.from_labels(
+            labels,
+            names,
+            scores=planes,
+            provenance=Provenance(
+                model=record.header.model,
+                method="diffseg",
+                parameters=asdict(chosen),
+                seed=record.header.seed,
+                image_hw=record.header.image_hw,
+                working_hw=record.header.input_hw,
+            ),
+        )
+
+    def _filled(self, preset: Mapping[str, object]) -> "DiffSeg":
+        """This method with nothing left open but `weights`."""
+        known = with_preset(self, preset)
+        if known.rounds is None and isinstance(known.tau, tuple):
+            known = replace(known, rounds=len(known.tau))
+        general = {
+            "timestep": 300,
+            "weighting": "proportional",
+            "anchors": 16,
+            "grid": "auto",
+            "rounds": 3,
+            "tau": 1.0,
+        }
+        return with_preset(known, general)
+
+
+def _grid_means(
+    record: AttentionRecord, grids: tuple[tuple[int, int], ...]
+) -> Iterator[Float[Tensor, "1 _ _"]]:
+    """Mean over layers, heads and prompts of each grid; one prompt at a time, they are large."""
+    for hw in grids:
+        total = record.rows(0).self_attention(hw)
+        for row in range(1, record.batch):
+            total.add_(record.rows(row).self_attention(hw))
+        yield total.div_(record.batch)
+
+
+def _weights(record: AttentionRecord, method: DiffSeg) -> tuple[float, ...]:
+    grids = record.grids("self")
+    if method.weights is None:
+        layers = [
+            sum(one.kind == "self" and record.grid(one) == hw for one in record.layers)
+            for hw in grids
+        ]
+        return resolution_weights(grids, _given(method.weighting), layers=layers)
+    whole = sum(method.weights) if method.normalise else 1.0
+    return tuple(one / whole for one in method.weights)
+
+
+def _taus(method: DiffSeg) -> tuple[float, ...]:
+    tau = _given(method.tau)
+    return tau if isinstance(tau, tuple) else (tau,) * _given(method.rounds)
+
+
+def _given(value: T | None) -> T:
+    if value is None:
+        raise TypeError("a setting was left open")
+    return value
+
+
+def _check(method: DiffSeg) -> None:
+    taus = method.tau if isinstance(method.tau, tuple) else (method.tau,)
+    weights, rounds = method.weights, method.rounds
+    rules: list[tuple[bool, str, object]] = [
+        (
+            method.timestep is None or method.timestep >= 0,
+            "timestep must be 0 or more",
+            method.timestep,
+        ),
+        (
+            weights is None or (min(weights, default=-1) >= 0 and any(weights)),
+            "weights must not be negative, nor all zero",
+            weights,
+        ),
+        (
+            method.anchors is None or method.anchors >= 1,
+            "anchors must be 1 or more",
+            method.anchors,
+        ),
+        (rounds is None or rounds >= 1, "rounds must be 1 or more", rounds),
+        (bool(taus) and all(one is None or one > 0 for one in taus), "tau must be positive", taus),
+        (
+            rounds is None or not isinstance(method.tau, tuple) or len(method.tau) == rounds,
+            "there must be one tau for all rounds, or one for each",
+            f"{len(taus)} for {rounds} rounds",
+        ),
+    ]
+    for holds, expected, got in rules:
+        if not holds:
+            raise InputError(
+                expected, got=got, remedy="change the setting, or leave it out for the model's own"
+            )
