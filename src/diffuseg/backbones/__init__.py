@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from diffuseg.backbones.protocols import TextEmbedding as TextEmbedding
     from diffuseg.backbones.sampling import seeded_noise as seeded_noise
     from diffuseg.backbones.sd import StableDiffusion as StableDiffusion
+    from diffuseg.backbones.vit import VisionTransformer as VisionTransformer
+    from diffuseg.backbones.vit import load_vit as load_vit
 
 _HOME = {
     "KNOWN": "catalog",
@@ -30,6 +32,8 @@ _HOME = {
     "TextEmbedding": "protocols",
     "seeded_noise": "sampling",
     "StableDiffusion": "sd",
+    "VisionTransformer": "vit",
+    "load_vit": "vit",
 }
 __all__ = [
     "KNOWN",
@@ -39,8 +43,10 @@ __all__ = [
     "ModelRow",
     "StableDiffusion",
     "TextEmbedding",
+    "VisionTransformer",
     "list_models",
     "load",
+    "load_vit",
     "seeded_noise",
 ]
 

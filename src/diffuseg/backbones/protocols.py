@@ -1,6 +1,6 @@
 """What the library asks of a model. Structural: a model has these, it does not inherit them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -188,12 +188,13 @@ class Diffusion(Protocol):
 
 @runtime_checkable
 class Features(Protocol):
-    """A network that turns a picture into a grid of feature vectors (a vision transformer, CLIP).
+    """A network that turns pictures into grids of feature vectors (a vision transformer).
 
     Attributes:
         name: As the user asked for it.
         source: Where the weights came from.
         patch: Pixels a grid cell.
+        size: Pixels of the side the model was trained at.
     """
 
     @property
@@ -202,7 +203,17 @@ class Features(Protocol):
     def source(self) -> str: ...
     @property
     def patch(self) -> int: ...
+    @property
+    def size(self) -> int: ...
 
-    def features(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
-        """Pixels in [0, 1] to features."""
+    def features(
+        self, images: Float[Tensor, "b 3 H W"], what: str = ..., *, layer: int = ...
+    ) -> Float[Tensor, "b h w d"]:
+        """Pixels in [0, 1] to one vector a grid cell: "keys", "queries", "values", "tokens"."""
+        ...
+
+    def attentions(
+        self, images: Float[Tensor, "b 3 H W"], *, specials: bool = ...
+    ) -> Iterator[Float[Tensor, "b heads n m"]]:
+        """Self-attention between grid cells, layer by layer."""
         ...

@@ -125,6 +125,33 @@ class ClipRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VitRecipe:
+    """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels.
+
+    A view shows `zoom` times its own size of a scene, turned by up to `turn` degrees. Of its patches
+    a share between none and `most_hidden` is hidden; the gradients in `window` x `window` patches
+    around every patch are foretold. AdamW with warm-up and cosine decay; `ema` averages the weights.
+    """
+
+    size: int = 256
+    patch: int = 16
+    width: int = 128
+    layers: int = 6
+    heads: int = 4
+    crop: int = 128
+    zoom: tuple[float, float] = (0.7, 1.4)
+    turn: float = 20.0
+    most_hidden: float = 0.6
+    window: int = 5
+    steps: int = 3000
+    batch: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    ema: float = 0.99
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionerRecipe:
     """The captioner: the CLIP pair's image tower and a decoder of `layers` and `width`.
 
@@ -165,6 +192,7 @@ class MiniRecipe:
     denoiser: DenoiserRecipe = DenoiserRecipe()
     clip: ClipRecipe = ClipRecipe()
     captioner: CaptionerRecipe = CaptionerRecipe()
+    vit: VitRecipe = VitRecipe()
 
 
 PRESET: dict[str, dict[str, object]] = {
