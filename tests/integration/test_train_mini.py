@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from diffuseg.backbones import load
 from diffuseg.errors import InputError
-from diffuseg.train.data import Progress, crop_scene
+from diffuseg.train.data import Progress, crop_scene, frame_scene
 from diffuseg.train.denoiser import Denoiser, phase_path, scaled_linear_alphas
 from diffuseg.train.mini import export_mini, flush_denormals, train_mini
 from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaePhase, VaeRecipe
@@ -124,16 +124,29 @@ def test_checkpoint_of_another_recipe_is_refused(trained: Path, tmp_path: Path) 
     assert not (tmp_path / "mini").exists()
 
 
-def test_crops_are_captioned_by_what_they_show() -> None:
+@pytest.mark.parametrize("cut", [crop_scene, frame_scene])
+def test_parts_are_captioned_by_what_they_show(cut) -> None:
     scenes = Scenes(split="train", seed=3)
     for index in range(20):
         scene = scenes[index]
-        picture, phrases = crop_scene(scene, np.random.default_rng(index), side=64)
+        picture, phrases = cut(scene, np.random.default_rng(index), side=64)
         kinds = {thing.kind for thing in scene.things}
         assert picture.shape == (64, 64, 3)
         named = {word for phrase in phrases for word in phrase.split()}
         assert named & (kinds | set(scene.stuff))
         assert not named & (set(scenes_things()) - kinds)
+
+
+def test_windows_show_a_thing_at_its_own_size() -> None:
+    shares = []
+    for index in range(20):
+        scene = Scenes(split="train", seed=3)[index]
+        picture, phrases = frame_scene(scene, np.random.default_rng(index), side=128)
+        rows = [row.tobytes() for row in scene.image.reshape(256, -1)]
+        assert any(picture[0].tobytes() in row for row in rows)
+        words = {word for phrase in phrases[:-1] for word in phrase.split()}
+        shares.append(bool(words & {thing.kind for thing in scene.things}))
+    assert np.mean(shares) > 0.9
 
 
 def scenes_things() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The miniature's training set: rendered scenes and crops of them, with captions, in shards.
+"""The miniature's training set: rendered scenes and parts of them, with captions, in shards.
 
 Only images and captions are written: no mask reaches the training. (The world consults its own
 masks to know which things a crop still shows, as a person captioning the crop would.)
@@ -24,6 +24,7 @@ _THING_SEEN = 0.35  # share of a thing's visible pixels that must be in the crop
 _STUFF_SEEN = 0.08  # share of the crop a stuff region must cover to be named
 _NO_COLOR = 0.3  # share of phrasings without colours
 _COLORED = re.compile(rf"\ban? ({'|'.join(COLORS)}) ")
+KINDS = ("scenes", "crops", "windows")
 Progress = Callable[[int, int], None]
 
 
@@ -64,6 +65,28 @@ def crop_scene(
     extent = int(rng.integers(short // 2, short + 1))
     top = int(rng.integers(0, height - extent + 1))
     left = int(rng.integers(0, width - extent + 1))
+    return _cut(scene, rng, top=top, left=left, extent=extent, side=side)
+
+
+def frame_scene(
+    scene: Scene, rng: np.random.Generator, *, side: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[str, ...]]:
+    """A window of `side` pixels around one visible thing, a quarter off centre at most.
+
+    Not shrunk: things have the size they have in whole scenes, and cover more of the picture.
+    """
+    shown = np.unique(scene.instances[scene.instances > 0])
+    rows, columns = np.nonzero(scene.instances == rng.choice(shown))
+    corner = [
+        int(np.clip(at.mean() + rng.uniform(-0.75, -0.25) * side, 0, length - side))
+        for at, length in zip((rows, columns), scene.labels.shape, strict=True)
+    ]
+    return _cut(scene, rng, top=corner[0], left=corner[1], extent=side, side=side)
+
+
+def _cut(
+    scene: Scene, rng: np.random.Generator, *, top: int, left: int, extent: int, side: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[str, ...]]:
     window = np.s_[top : top + extent, left : left + extent]
     instances, labels = scene.instances[window], scene.labels[window]
     whole = np.bincount(scene.instances.ravel(), minlength=len(scene.things) + 1)
@@ -90,32 +113,33 @@ def shard_count(recipe: MiniRecipe) -> int:
 
 
 def shard_path(folder: Path, kind: str, shard: int) -> Path:
-    """The file of one shard of "scenes" or "crops"."""
+    """The file of one shard of "scenes", "crops" or "windows"."""
     return folder / f"{kind}-{shard:04d}.npz"
 
 
 def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
-    """Render one shard of scenes and crops unless it is there already; returns its number."""
-    if shard_path(folder, "crops", shard).exists():
+    """Render what is missing of one shard of scenes, crops and windows; returns its number."""
+    missing = [kind for kind in KINDS if not shard_path(folder, kind, shard).exists()]
+    if not missing:
         return shard
     scenes = Scenes(split="train", seed=recipe.seed, hw=(recipe.size, recipe.size))
-    images, captions, crops, crop_captions = [], [], [], []
+    images: dict[str, list[UInt8[np.ndarray, "h w 3"]]] = {kind: [] for kind in KINDS}
+    captions: dict[str, list[tuple[str, ...]]] = {kind: [] for kind in KINDS}
     for index in range(shard * recipe.shard, min((shard + 1) * recipe.shard, recipe.scenes)):
         scene = scenes[index]
         rng = np.random.default_rng([recipe.seed, index])
         nouns = [(thing.color, thing.kind) for thing in scene.things]
-        images.append(scene.image)
-        captions.append(_captions(nouns, scene.stuff, rng))
-        for _ in range(recipe.crops):
-            crop, phrases = crop_scene(scene, rng, side=recipe.crop_size)
-            crops.append(crop)
-            crop_captions.append(phrases)
-    for kind, pictures, phrases in (
-        ("scenes", images, captions),
-        ("crops", crops, crop_captions),  # written last: its presence marks the shard as done
-    ):
-        with atomic_path(shard_path(folder, kind, shard)) as temporary, temporary.open("wb") as f:
-            np.savez(f, images=np.stack(pictures), captions=np.array(phrases))
+        images["scenes"].append(scene.image)
+        captions["scenes"].append(_captions(nouns, scene.stuff, rng))
+        for kind, cut in (("crops", crop_scene), ("windows", frame_scene)):
+            for _ in range(recipe.crops):
+                picture, phrases = cut(scene, rng, side=recipe.crop_size)
+                images[kind].append(picture)
+                captions[kind].append(phrases)
+    for kind in missing:
+        path = shard_path(folder, kind, shard)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=np.stack(images[kind]), captions=np.array(captions[kind]))
     return shard
 
 
@@ -136,7 +160,7 @@ def render_pictures(
 
 
 def load_pictures(folder: Path, kind: str, shards: Iterable[int] | None = None) -> Pictures:
-    """Read back shards of kind "scenes" or "crops", in order."""
+    """Read back shards of a kind, in order."""
     paths = sorted(folder.glob(f"{kind}-*.npz"))
     if shards is not None:
         paths = [shard_path(folder, kind, shard) for shard in shards]

@@ -122,7 +122,7 @@ def _run_stages(
             render_pictures(recipe, work / "pictures", workers=workers, progress=progress)
     if "vae" in wanted and accelerator.is_main_process:
         shards = range(min(_VAE_SHARDS, shard_count(recipe)))
-        _require(shard_path(work / "pictures", "crops", shards[-1]), "render")
+        _require(shard_path(work / "pictures", "scenes", shards[-1]), "render")
         images = load_pictures(work / "pictures", "scenes", shards).images
         with meter("training the autoencoder") as progress:
             vae = train_vae(
@@ -185,7 +185,7 @@ def _cache_latents(
 
 
 def load_latents(work: Path, kind: str) -> Latents:
-    """The cached latents of "crops" or "scenes", all shards."""
+    """The cached latents of one kind of pictures, all shards."""
     paths = sorted(work.glob(f"latents-{kind}-*.safetensors"))
     _require(work / f"latents-{kind}-0000.safetensors", "latents")
     parts = [load_file(path) for path in paths]

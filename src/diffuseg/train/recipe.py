@@ -42,10 +42,11 @@ class VaeRecipe:
 class PhaseRecipe:
     """One stretch of the U-Net's training; phases run in order on the same weights.
 
-    `pictures` names what is shown: "crops" (small, many a step) or whole "scenes".
+    `pictures` names what is shown: "crops" and "windows" (small, many a step; windows are framed
+    around a thing and not shrunk) or whole "scenes".
     """
 
-    pictures: Literal["crops", "scenes"]
+    pictures: Literal["crops", "windows", "scenes"]
     steps: int
     batch: int
     learning_rate: float
@@ -76,7 +77,7 @@ class DenoiserRecipe:
     warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
         PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
-        PhaseRecipe(pictures="crops", steps=6000, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
     )
 
 
