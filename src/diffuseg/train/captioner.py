@@ -170,8 +170,10 @@ def train_captioner(
         images: UInt8[np.ndarray, "b h w 3"] = pictures.images[rows[picked]]
         pixels = to_pixels(jitter(images, rng, reach=recipe.clip.shift)).to(device)
         told = labels[torch.from_numpy(picked)]
-        longest = int((told != _IGNORED).sum(1).max())
-        return {"words": model(pixel_values=pixels, labels=told[:, :longest].to(device)).loss}
+        told = told[:, : int((told != _IGNORED).sum(1).max())].to(device)
+        shown = (told != _IGNORED).long()
+        output = model(pixel_values=pixels, labels=told, decoder_attention_mask=shown)
+        return {"words": output.loss}
 
     return train_steps(
         model,
