@@ -129,9 +129,10 @@ class ClipRecipe:
 class VitRecipe:
     """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels.
 
-    A view shows `zoom` times its own size of a scene, turned by up to `turn` degrees. Of its patches
-    a share between none and `most_hidden` is hidden; the gradients in `window` x `window` patches
-    around every patch are foretold. AdamW with warm-up and cosine decay; `ema` averages the weights.
+    A view shows `zoom` times its own size of a scene, turned by up to `turn` degrees. A share
+    between none and `most_hidden` of its patches is hidden; the gradients in `window` x `window`
+    patches around every patch are foretold. AdamW with warm-up and cosine decay; `ema` averages
+    the weights.
     """
 
     size: int = 256
