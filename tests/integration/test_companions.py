@@ -14,15 +14,16 @@ from diffuseg.backbones.clip import Clip, load_clip
 from diffuseg.backbones.companions import read_images
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.eval.mini_language import (
+    caption_accuracy,
     distinct_scenes,
     noun_accuracy,
     retrieval_recall,
     single_scenes,
     zero_shot_accuracy,
 )
+from diffuseg.train.bundle import write_checksums
 from diffuseg.train.captioner import build_captioner
 from diffuseg.train.clip import build_clip, image_processor
-from diffuseg.train.mini import write_checksums
 from diffuseg.train.recipe import CaptionerRecipe, ClipRecipe
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import Scenes
@@ -272,3 +273,25 @@ def test_random_towers_know_nothing(clip):
     recall = retrieval_recall(clip, distinct_scenes(9, split="val", hw=(64, 64)), candidates=4)
     assert recall["scenes"] == 8
     assert recall["image_to_text"] < 0.9
+
+
+@pytest.fixture(scope="module")
+def singles():
+    return single_scenes(24, split="val", hw=(128, 128))
+
+
+def test_the_shipped_pair_knows_the_world(singles):
+    pair = load_clip("mini", device="cpu")
+    figures = zero_shot_accuracy(pair, singles)
+    assert figures["stuff"] >= 0.9
+    assert figures["colors"] >= 0.75
+    several = distinct_scenes(32, split="val", hw=(128, 128))
+    recall = retrieval_recall(pair, several, candidates=32)
+    assert recall["image_to_text"] >= 0.75
+    assert recall["text_to_image"] >= 0.75
+
+
+def test_the_shipped_captioner_speaks_of_the_world():
+    scenes = distinct_scenes(24, split="val", hw=(128, 128))
+    figures = caption_accuracy(load_captioner("mini", device="cpu"), scenes)
+    assert figures["f1"] >= 0.4
