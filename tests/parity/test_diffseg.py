@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffuseg.eval import coarse27
+from diffuseg.eval.hungarian import ImageMatching, histogram
 from diffuseg.methods import merging, naming
 from diffuseg.methods.attend import best_class
 
@@ -166,3 +168,43 @@ def test_semantic(golden):
     for voting in ("mean", "majority"):
         _, _, best = naming.vote(labels, nouns, voting)
         assert words[best.numpy()].tolist() == golden[f"out_label_{voting}"].tolist()
+
+
+@pytest.mark.golden("diffseg_eval")
+def test_eval(golden):
+    k = golden.scalar("param_n_class")
+    parts = []
+    for truth, prediction in zip(golden["in_label"], golden["in_pred"], strict=True):
+        parts.append(ImageMatching(k))
+        parts[-1].update(truth, prediction)
+    for name in ("tp", "fp", "fn"):
+        golden.check(f"out_{name}_per_image", [getattr(part, name) for part in parts])
+    total = sum(parts[1:], parts[0])
+    for name in ("tp", "fp", "fn"):
+        golden.check(f"out_{name}", getattr(total, name))
+    golden.check("out_all", total.n_pixels)
+    golden.check("out_iou", total.iou().astype(np.float32))
+    golden.check("out_acc_f64", total.accuracy(), atol=1e-12)
+    golden.check("out_miou_f64", total.miou(), atol=1e-12)
+    golden.check("out_hist_image0", histogram(golden["in_label"][0], golden["in_pred"][0], k))
+
+
+@pytest.mark.golden("diffseg_preprocess")
+def test_preprocess(golden):
+    size = golden.scalar("param_resolution")
+    pixels = coarse27.square_pixels(golden["in_image"], size)
+    golden.check("out_image", pixels, atol=1e-3)
+    golden.check("out_image_scaled", pixels / 127.5 - 1, atol=1e-5)
+    labels = coarse27.square_labels(golden["in_label"], size)
+    golden.check("out_label", labels)
+    golden.check("out_label_coarse", coarse27.cityscapes27_labels(labels))
+
+
+@pytest.mark.golden("diffseg_label_sets")
+def test_label_sets(golden):
+    fine = np.arange(len(golden["out_coco_fine_to_coarse"]))
+    golden.check("out_coco_fine_to_coarse", coarse27.coco_stuff27_labels(fine))
+    golden.check("out_coco_val_ids", coarse27.coco_stuff27_images())
+    ids = np.arange(len(golden["out_cityscapes_id_to_class"]))
+    golden.check("out_cityscapes_id_to_class", coarse27.cityscapes27_labels(ids))
+    assert tuple(golden["out_coco_coarse_names"].tolist()) == coarse27.COCO_STUFF27

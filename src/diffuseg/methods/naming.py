@@ -43,8 +43,9 @@ def aggregate_cross(
         InputError: There is not one weight a grid.
 
     Example:
-        >>> aggregate_cross([torch.full((4, 3), 0.2)], [(2, 2)], (4, 4))[0, 0, 0].item()
-        0.3333333432674408
+        >>> maps = aggregate_cross([torch.full((4, 4), 0.2)], [(2, 2)], (8, 8))
+        >>> maps.shape, round(float(maps[0, 0, 0]), 4)
+        (torch.Size([4, 8, 8]), 0.25)
     """
     shares = [1.0] * len(grids) if weights is None else weights
     if not grids or len(shares) != len(grids):
