@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,6 +276,7 @@ def test_the_captioner_can_begin_with_the_pairs_tower(pictures, tmp_path):
     model = train_captioner(recipe, pictures, tmp_path, device=CPU, log=log, clip=clip)
     pixels = to_pixels(pictures.images[:1])
     with torch.no_grad():
+        assert model.encoder is not None
         ours = model.encoder(pixel_values=pixels).last_hidden_state
         theirs = clip.vision_model(pixel_values=pixels).last_hidden_state
     assert torch.equal(ours, theirs)
@@ -317,7 +319,7 @@ def test_priming(pictures):
     torch.manual_seed(0)
     clip = build_clip(TOY.clip, build_tokenizer(VOCABULARY))
     prime_tower(clip.vision_model, pictures.images, generator)
-    attention = clip.vision_model.encoder.layers[0].self_attn
+    attention: Any = clip.vision_model.encoder.layers[0].self_attn
     product = attention.v_proj.weight.T @ attention.out_proj.weight.T
     assert product.diagonal().mean() < -0.2
 

@@ -13,10 +13,22 @@ from safetensors.torch import load_file
 
 from diffuseg.backbones import load
 from diffuseg.errors import InputError
+from diffuseg.train.bundle import export_mini
+from diffuseg.train.companions import COMPANIONS
 from diffuseg.train.data import Progress, crop_scene, frame_scene
 from diffuseg.train.denoiser import Denoiser, phase_path, scaled_linear_alphas
-from diffuseg.train.mini import export_mini, flush_denormals, train_mini
-from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe, VaePhase, VaeRecipe
+from diffuseg.train.mini import flush_denormals, train_mini
+from diffuseg.train.recipe import (
+    CaptionerRecipe,
+    ClipRecipe,
+    DenoiserRecipe,
+    MiniRecipe,
+    PhaseRecipe,
+    TeacherRecipe,
+    VaePhase,
+    VaeRecipe,
+    VitRecipe,
+)
 from diffuseg.train.vae import random_crops
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import Scenes
@@ -34,6 +46,22 @@ TOY = MiniRecipe(
         batch=2,
         phases=(VaePhase(steps=2), VaePhase(steps=1, kl=2e-4, busy=0.5)),
     ),
+    clip=ClipRecipe(
+        size=64,
+        width=16,
+        layers=2,
+        heads=2,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        projection=8,
+        steps=2,
+        batch=2,
+        warmup=1,
+        teacher=TeacherRecipe(channels=(4, 4, 4, 8), window=32, steps=2, batch=2, warmup=1),
+    ),
+    captioner=CaptionerRecipe(width=16, layers=1, heads=2, steps=2, batch=2, warmup=1),
+    vit=VitRecipe(size=64, crop=48, width=16, layers=2, heads=2, steps=2, batch=2, warmup=1),
     denoiser=DenoiserRecipe(
         channels=(16, 16, 16, 16),
         heads=2,
@@ -70,6 +98,11 @@ def test_folder_loads_as_any_stable_diffusion(trained: Path) -> None:
     assert model.denoise(latents, 100, text).shape == (1, 4, 16, 16)
     assert model.size == 128
     assert set(model.vocabulary) == set(VOCABULARY)
+
+
+def test_companions_lie_in_it(trained: Path) -> None:
+    for name in COMPANIONS:
+        assert (trained / "mini" / name / "model.safetensors").is_file()
 
 
 def test_latents_have_unit_spread(trained: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ class Captioner:
         for start in range(0, len(read), _BATCH):
             part = [image.pixels for image in read[start : start + _BATCH]]
             pixels = self.processor(part, return_tensors="pt")["pixel_values"]
-            ids = self.model.generate(
+            ids = cast(Any, self.model).generate(
                 pixel_values=pixels.to(self.device, self.dtype),
                 max_new_tokens=max_tokens,
                 do_sample=False,

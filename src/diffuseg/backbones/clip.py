@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ from diffuseg.image import Image
 from diffuseg.prompts import ClassName, parse_classes
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, PreTrainedTokenizerBase
+    from transformers import CLIPModel, CLIPTextConfig, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
 else:
     CLIPModel = nn.Module
@@ -68,7 +68,8 @@ class Clip:
     @property
     def context(self) -> int:
         """Longest text, in tokens with start and end."""
-        return int(self.model.config.text_config.max_position_embeddings)
+        text = cast("CLIPTextConfig", self.model.config.text_config)
+        return int(text.max_position_embeddings)
 
     def __repr__(self) -> str:
         return f"CLIP {self.name} from {self.source} ({self.dtype} on {self.device})"

@@ -180,7 +180,7 @@ def read_images(images: object) -> list[Image]:
     ndim = getattr(images, "ndim", None)
     if not several or (ndim is not None and ndim < 4):
         return [read_image(images)]
-    found = [read_image(image) for image in images]
+    found = [read_image(image) for image in cast(Iterable[object], images)]
     if not found:
         raise InputError("at least one image must be given", got=images, remedy="pass an image")
     return found

@@ -6,12 +6,12 @@ decoder of this size forgets or repeats things.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffuseg.errors import InputError
 from diffuseg.train.captioned import Nouns, fullest_nouns, jitter, to_pixels
@@ -26,7 +26,12 @@ from diffuseg.world.scenes import STUFF, THINGS
 from diffuseg.world.tokenizer import END, START, build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTokenizer, VisionEncoderDecoderModel
+    from transformers import (
+        CLIPModel,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        VisionEncoderDecoderModel,
+    )
 
 _IGNORED = -100  # labels transformers leaves out of the loss
 _LONGEST = 40  # tokens of a caption; four things and two regions take 24
@@ -52,7 +57,6 @@ def build_captioner(
         n_layer=recipe.layers,
         n_head=recipe.heads,
         add_cross_attention=True,
-        is_decoder=True,
         # Without dropout a resumed run is the same run.
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -61,8 +65,10 @@ def build_captioner(
         eos_token_id=end,
         pad_token_id=end,
     )
+    decoder.is_decoder = True
+    vision = cast("CLIPVisionConfig", build_clip(clip, tokenizer).config.vision_config)
     model = VisionEncoderDecoderModel(
-        encoder=CLIPVisionModel(build_clip(clip, tokenizer).config.vision_config),
+        encoder=CLIPVisionModel(vision),
         decoder=GPT2LMHeadModel(decoder),
     )
     model.config.decoder_start_token_id = start
@@ -161,8 +167,8 @@ def train_captioner(
     torch.manual_seed(recipe.seed)
     model = build_captioner(settings, recipe.clip, tokenizer)
     if clip is not None:
-        model.encoder.load_state_dict(vision_state(clip))
-    model.to(device)
+        cast(nn.Module, model.encoder).load_state_dict(vision_state(clip))
+    nn.Module.to(model, device)
 
     def losses(model: "VisionEncoderDecoderModel", step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 11, step])

@@ -9,7 +9,7 @@ that is small for the first contrast alone. Beside them the image tower imitates
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ from diffuseg.world.scenes import COLORS, STUFF, THINGS
 from diffuseg.world.tokenizer import END, START, build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextConfig, CLIPTokenizer
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 _TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
 _LOOKED_AT = 400  # pictures whose patches give the first patch embedding
@@ -271,10 +272,11 @@ class Pupil(nn.Module):
 
 def embed_tokens(model: "CLIPModel", tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b d"]:
     """Unit text embeddings; positions after the longest text's end are not computed."""
-    end = model.config.text_config.eos_token_id
-    longest = int((tokens != end).sum(1).max()) + 1
-    features = model.get_text_features(input_ids=tokens[:, :longest]).pooler_output
-    return functional.normalize(features, dim=-1)
+    end = cast("CLIPTextConfig", model.config.text_config).eos_token_id
+    longest = int(tokens.ne(cast(int, end)).sum(1).max()) + 1
+    output = model.get_text_features(input_ids=tokens[:, :longest])
+    features = cast("BaseModelOutputWithPooling", output).pooler_output
+    return functional.normalize(cast(Tensor, features), dim=-1)
 
 
 def _match(logits: Float[Tensor, "b n"], positives: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:

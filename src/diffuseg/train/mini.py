@@ -1,41 +1,36 @@
-"""The embedded miniature from nothing: render, autoencoder, latents, denoiser, export.
+"""The embedded miniature from nothing: render, autoencoder, latents, denoiser, companions, export.
 
 Every stage writes into the work folder and is skipped or resumed when its output is there, so the
 same call continues a run that was stopped anywhere.
 """
 
 import copy
-import hashlib
-import json
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Int
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
-from diffuseg.train.checkpoint import load_checkpoint
+from diffuseg.train.bundle import export_mini
+from diffuseg.train.companions import COMPANIONS, train_companion
 from diffuseg.train.data import (
-    Progress,
     load_pictures,
     render_pictures,
     shard_count,
     shard_path,
 )
-from diffuseg.train.denoiser import Denoiser, Latents, phase_path, tokenize, train_phase
+from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
 from diffuseg.train.log import TrainLog
-from diffuseg.train.recipe import PRESET, MiniRecipe
-from diffuseg.train.vae import build_vae, encode_pictures, train_vae
+from diffuseg.train.recipe import MiniRecipe
+from diffuseg.train.vae import encode_pictures, train_vae
+from diffuseg.train.work import Meter, load_vae, require_stage, save_vae
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.tokenizer import build_tokenizer
 
@@ -43,10 +38,8 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPTokenizer
 
-STAGES = ("render", "vae", "latents", "unet", "export")
-Meter = Callable[[str], AbstractContextManager[Progress]]
+STAGES = ("render", "vae", "latents", "unet", *COMPANIONS, "export")
 _VAE_SHARDS = 8  # at 500 scenes each, more than the autoencoder needs for its crops
-log = logging.getLogger(__name__)
 
 
 def train_mini(
@@ -122,55 +115,36 @@ def _run_stages(
             render_pictures(recipe, work / "pictures", workers=workers, progress=progress)
     if "vae" in wanted and accelerator.is_main_process:
         shards = range(min(_VAE_SHARDS, shard_count(recipe)))
-        _require(shard_path(work / "pictures", "scenes", shards[-1]), "render")
+        require_stage(shard_path(work / "pictures", "scenes", shards[-1]), "render")
         images = load_pictures(work / "pictures", "scenes", shards).images
         with meter("training the autoencoder") as progress:
             vae = train_vae(
                 recipe, images, work, device=accelerator.device, log=journal, progress=progress
             )
-        _save_vae(vae, work)
+        save_vae(vae, work)
     accelerator.wait_for_everyone()
     tokenizer = build_tokenizer(VOCABULARY)
     if "latents" in wanted and accelerator.is_main_process:
-        vae = _load_vae(recipe, work).to(accelerator.device)
+        vae = load_vae(recipe, work).to(accelerator.device)
         for pictures in sorted({phase.pictures for phase in recipe.denoiser.phases}):
             _cache_latents(vae, tokenizer, work, pictures, meter)
     accelerator.wait_for_everyone()
     if "unet" in wanted:
         _train_denoiser(recipe, tokenizer, work, accelerator, journal, meter)
+    for companion in COMPANIONS:
+        if companion in wanted and accelerator.is_main_process:
+            require_stage(shard_path(work / "pictures", "scenes", 0), "render")
+            train_companion(
+                companion, recipe, work, device=accelerator.device, log=journal, meter=meter
+            )
     if "export" in wanted and accelerator.is_main_process:
         export_mini(recipe, work, out)
-
-
-def _require(path: Path, stage: str) -> Path:
-    if not path.exists():
-        raise InputError(
-            f"the stage before must have written {path.name}",
-            got=f"no {path}",
-            remedy=f"run --stage {stage} (or all) with the same work folder first",
-        )
-    return path
-
-
-def _save_vae(vae: "AutoencoderKL", work: Path) -> None:
-    tensors = {key: value.cpu().contiguous() for key, value in vae.state_dict().items()}
-    with atomic_path(work / "vae-final.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"scaling": str(vae.config["scaling_factor"])})
-
-
-def _load_vae(recipe: MiniRecipe, work: Path) -> "AutoencoderKL":
-    path = _require(work / "vae-final.safetensors", "vae")
-    vae = build_vae(recipe.vae, size=recipe.size)
-    vae.load_state_dict(load_file(path))
-    with safe_open(path, framework="pt") as file:
-        vae.register_to_config(scaling_factor=float(file.metadata()["scaling"]))
-    return vae.eval().requires_grad_(False)
 
 
 def _cache_latents(
     vae: "AutoencoderKL", tokenizer: "CLIPTokenizer", work: Path, kind: str, meter: Meter
 ) -> None:
-    _require(shard_path(work / "pictures", kind, 0), "render")
+    require_stage(shard_path(work / "pictures", kind, 0), "render")
     shards = sorted((work / "pictures").glob(f"{kind}-*.npz"))
     for number, path in enumerate(shards):
         target = work / f"latents-{path.stem}.safetensors"
@@ -187,7 +161,7 @@ def _cache_latents(
 def load_latents(work: Path, kind: str) -> Latents:
     """The cached latents of one kind of pictures, all shards."""
     paths = sorted(work.glob(f"latents-{kind}-*.safetensors"))
-    _require(work / f"latents-{kind}-0000.safetensors", "latents")
+    require_stage(work / f"latents-{kind}-0000.safetensors", "latents")
     parts = [load_file(path) for path in paths]
     return Latents(
         values=torch.cat([part["values"] for part in parts]),
@@ -225,83 +199,3 @@ def _train_denoiser(
                 log=journal,
                 progress=progress if accelerator.is_main_process else None,
             )
-
-
-def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
-    """Write the averaged weights as an ordinary diffusers folder in fp16, with checksums."""
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    tokenizer = build_tokenizer(VOCABULARY)
-    average = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
-    newest = [
-        path
-        for number in range(len(recipe.denoiser.phases))
-        if (path := phase_path(work, number)).exists()
-    ]
-    if not newest:
-        _require(phase_path(work, 0), "unet")
-    load_checkpoint(newest[-1], {"average": average})
-    folder = out.with_name(out.name + ".partial")
-    average.unet.half().save_pretrained(folder / "unet", safe_serialization=True)
-    average.text.half().save_pretrained(folder / "text_encoder", safe_serialization=True)
-    _load_vae(recipe, work).half().save_pretrained(folder / "vae", safe_serialization=True)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    ).save_pretrained(folder / "scheduler")
-    _write_json(folder / "model_index.json", _model_index())
-    _write_json(
-        folder / "diffuseg.json",
-        {
-            "size": recipe.size,
-            "vocabulary": sorted(VOCABULARY),
-            "mask_padding": True,
-            "preset": PRESET,
-        },
-    )
-    write_checksums(folder)
-    if out.exists():
-        previous = out.with_name(out.name + ".previous")
-        os.replace(out, previous)
-        os.replace(folder, out)
-        shutil.rmtree(previous)
-    else:
-        os.replace(folder, out)
-    log.info("wrote %s", out)
-
-
-def _model_index() -> dict[str, object]:
-    import diffusers
-
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def write_checksums(folder: Path) -> None:
-    """Write `checksums.json`: the SHA-256 of every other file of a model folder."""
-    sums = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "checksums.json"
-    }
-    _write_json(folder / "checksums.json", sums)

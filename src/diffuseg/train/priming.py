@@ -9,7 +9,7 @@ of self-attention layers, ICML 2023, section 4; its constants).
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -41,18 +41,18 @@ def prime_tower(
         generator: On the CPU.
     """
     config, embeddings = tower.config, tower.embeddings
-    width, patch = config.hidden_size, config.patch_size
+    width, patch, side = config.hidden_size, config.patch_size, config.image_size
+    if not isinstance(patch, int) or not isinstance(side, int):
+        raise TypeError(f"the tower must see squares, not {side} in patches of {patch}")
     kernel = principal_patches(images, patch, width, generator)
     embeddings.patch_embedding.weight.copy_(kernel)
     embeddings.position_embedding.weight[0] = 0
-    embeddings.position_embedding.weight[1:] = _POSITION * sine_positions(
-        config.image_size // patch, width
-    )
+    embeddings.position_embedding.weight[1:] = _POSITION * sine_positions(side // patch, width)
     embeddings.class_embedding.copy_(0.5 * torch.randn(width, generator=generator))
     heads = config.num_attention_heads
     narrow = width // heads
     for layer in tower.encoder.layers:
-        attention = layer.self_attn
+        attention = cast(Any, layer).self_attn  # transformers does not type its layers
         for start in range(0, width, narrow):
             query, key = _factors(width, *_QUERY_KEY, generator)
             attention.q_proj.weight[start : start + narrow] = query[:, :narrow].T
