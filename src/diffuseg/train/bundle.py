@@ -100,10 +100,11 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write `checksums.json`: the SHA-256 of every other file of a model folder."""
+    """Write `checksums.json`: the SHA-256 of every other file of a model folder but its card,
+    whose figures are filled in later."""
     sums = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "checksums.json"
+        if path.is_file() and path.name not in ("checksums.json", CARD)
     }
     _write_json(folder / "checksums.json", sums)
