@@ -41,7 +41,7 @@ def train(work: Path, settings: VitRecipe = TOY, stop: int | None = None) -> tor
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffuseg.train.vit._SAVE_EVERY", 2)
+    monkeypatch.setattr("diffuseg.train.loop._SAVE_EVERY", 2)
     whole = train(tmp_path / "whole")
     with pytest.raises(Stopped):
         train(tmp_path / "parts", stop=3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
+from diffuseg.train.loop import follow_weights
 from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe
 from diffuseg.world.tokenizer import END, START
 
@@ -203,7 +204,7 @@ def train_phase(
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         stepper.step()
         step += 1
-        _update_average(average, model, min(settings.ema, (1 + step) / (10 + step)))
+        follow_weights(average, model, min(settings.ema, (1 + step) / (10 + step)))
         if not accelerator.is_main_process:
             continue
         log.write(
@@ -220,9 +221,3 @@ def train_phase(
             save_checkpoint(checkpoint, {"model": model, "average": average}, optimizer, facts)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-
-
-@torch.no_grad()
-def _update_average(average: Denoiser, model: Denoiser, decay: float) -> None:
-    for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
-        ours.lerp_(theirs, 1 - decay)

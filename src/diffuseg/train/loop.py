@@ -88,7 +88,7 @@ def train_steps(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        _follow(average, model, min(schedule.ema, (1 + step) / (10 + step)))
+        follow_weights(average, model, min(schedule.ema, (1 + step) / (10 + step)))
         log.write(checkpoint.stem, step, **{name: part.item() for name, part in parts.items()})
         if progress is not None:
             progress(step, schedule.steps)
@@ -112,7 +112,8 @@ def _groups(
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def follow_weights(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the exponential average of the weights one step towards the model's."""
     for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
         ours.lerp_(theirs, 1 - decay)
     for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):

@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffuseg.errors import InputError
-from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
-from diffuseg.train.loop import learning_rate
+from diffuseg.train.loop import train_steps
 from diffuseg.train.recipe import MiniRecipe, VitRecipe
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ MEAN: tuple[float, float, float] = (0.5, 0.5, 0.5)
 STD: tuple[float, float, float] = (0.25, 0.25, 0.25)
 """Of the pixels, as written into the preprocessor's configuration."""
 _BINS = 8
-_SAVE_EVERY = 50
 
 
 def build_vit(recipe: VitRecipe) -> "ViTModel":
@@ -271,49 +269,23 @@ def train_vit(
         )
     torch.manual_seed(recipe.seed)
     learner = Learner(settings).to(device)
-    average = copy.deepcopy(learner).requires_grad_(False)
-    modules = {"model": learner, "average": average}
-    matrices = [p for p in learner.parameters() if p.ndim > 1]
-    vectors = [p for p in learner.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-    checkpoint = work / "vit.safetensors"
-    step = 0
-    if checkpoint.exists():
-        step = int(str(load_checkpoint(checkpoint, modules, optimizer)["step"]))
-    while step < settings.steps:
+
+    def losses(model: Learner, step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 20, step])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
         views = draw_views(images, settings, rng)
         with torch.autocast(device.type, torch.bfloat16):
-            found = learner(
-                views.pixels.to(device), views.corners.to(device), views.masks.to(device)
-            )
-        error = functional.smooth_l1_loss(found.float(), views.targets.to(device))
-        optimizer.zero_grad(set_to_none=True)
-        error.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        _follow(average, learner, min(settings.ema, (1 + step) / (10 + step)))
-        log.write("vit", step, error=error.item())
-        if progress is not None:
-            progress(step, settings.steps)
-        if step % _SAVE_EVERY == 0 or step == settings.steps:
-            save_checkpoint(checkpoint, modules, optimizer, {"step": step})
-    return average.vit.eval()
+            found = model(views.pixels.to(device), views.corners.to(device), views.masks.to(device))
+        return {"error": functional.smooth_l1_loss(found.float(), views.targets.to(device))}
 
-
-@torch.no_grad()
-def _follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    for ours, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
-        ours.lerp_(theirs, 1 - decay)
+    average = train_steps(
+        learner,
+        settings,
+        losses,
+        checkpoint=work / "vit.safetensors",
+        log=log,
+        progress=progress,
+    )
+    return average.vit
 
 
 def export_vit(model: "ViTModel", folder: Path) -> None:
