@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
@@ -169,10 +167,6 @@ def load_latents(work: Path, kind: str) -> Latents:
     )
 
 
-def _empty_caption(tokenizer: "CLIPTokenizer") -> Int[Tensor, " t"]:
-    return tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-
-
 def _train_denoiser(
     recipe: MiniRecipe,
     tokenizer: "CLIPTokenizer",
@@ -194,7 +188,7 @@ def _train_denoiser(
                 recipe,
                 phase,
                 work,
-                empty=_empty_caption(tokenizer),
+                tokenizer=tokenizer,
                 accelerator=accelerator,
                 log=journal,
                 progress=progress if accelerator.is_main_process else None,

@@ -58,9 +58,10 @@ class DenoiserRecipe:
 
     `timestep_power` skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss
     weight 1/alpha_bar; `caption_dropout` is the share of empty captions (classifier-free
-    guidance); `open_share` the share of steps that see end and padding tokens, as any Stable
-    Diffusion does at inference; `constant_padding` weighs the loss that keeps those tokens' states
-    the same for every caption, so that nothing can leak through them.
+    guidance); `colorless` the share of captions whose colours are left out, so that the noun alone
+    has to find its thing; `open_share` the share of steps that see end and padding tokens, as any
+    Stable Diffusion does at inference; `constant_padding` weighs the loss that keeps those tokens'
+    states the same for every caption, so that nothing can leak through them.
     """
 
     channels: tuple[int, ...] = (48, 96, 144, 144)
@@ -71,6 +72,7 @@ class DenoiserRecipe:
     timestep_power: float = 0.85
     weight_cap: float = 5.0
     caption_dropout: float = 0.1
+    colorless: float = 0.5
     open_share: float = 0.0
     constant_padding: float = 0.1
     ema: float = 0.9995
@@ -78,6 +80,7 @@ class DenoiserRecipe:
     phases: tuple[PhaseRecipe, ...] = (
         PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
         PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="windows", steps=4200, batch=32, learning_rate=5e-4),
     )
 
 
@@ -181,7 +184,7 @@ class MiniRecipe:
 
     Example:
         >>> [phase.pictures for phase in MiniRecipe().denoiser.phases]
-        ['crops', 'crops']
+        ['crops', 'crops', 'windows']
     """
 
     seed: int = 0
