@@ -152,6 +152,14 @@ def test_heads_and_layers(held):
     np.testing.assert_allclose(result[0], resized[0, 0].numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_layers_of_a_full_record_leave_the_other_levels_out(held):
+    layers = [one for one in held.layers if one.kind == "cross" and one.factor == 1]
+    names = tuple(one.name for one in layers)
+    assert {one.factor for one in held.layers if one.kind == "cross"} > {1}
+    with_levels = scores_of(Attend(layers=names, levels=(1,)), held)
+    np.testing.assert_array_equal(scores_of(Attend(layers=names), held), with_levels)
+
+
 def test_normalisations(held):
     # At the grid itself, so that nothing is interpolated afterwards.
     at_grid = held.with_header(replace(held.header, image_hw=(16, 24)))

@@ -245,7 +245,9 @@ def _names_of(record: AttentionRecord, method: Attend) -> tuple[str, ...]:
 
 def _level_weights(record: AttentionRecord, method: Attend) -> list[tuple[int, float]]:
     """The levels used and how much each counts, coarse to fine if nobody has said."""
-    recorded = sorted({one.factor for one in record.layers if one.kind == "cross"}, reverse=True)
+    # A full record holds more than was asked for: only the levels of the chosen layers count.
+    cross = [one for one in record.layers if one.kind == "cross" and _matches(one, method.layers)]
+    recorded = sorted({one.factor for one in cross}, reverse=True)
     levels = recorded if method.levels is None else method.levels
     if method.weights is not None:
         if len(method.weights) != len(levels):
