@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffuseg.eval.hungarian import SegmentCounts, assign
 from diffuseg.eval.metrics import ConfusionMatrix
 
 
@@ -38,3 +39,33 @@ def test_confusion_matrix(golden):
     )
     assert matrix.n_images == len(truth)
     assert matrix.n_pixels == np.count_nonzero((truth != ignore) & (truth < k))
+
+
+@pytest.mark.golden("metrics_hungarian")
+def test_matching(golden):
+    k = golden.scalar("param_num_classes")
+    labels, segments = golden["in_label"], golden["in_pred"]
+    parts = []
+    for label, segment in zip(labels, segments, strict=True):
+        part = SegmentCounts(k)
+        part.update(label, segment)
+        parts.append(part)
+    for name in ("tp", "fp", "fn"):
+        golden.check(f"out_per_image_{name}", [getattr(one.image, name) for one in parts])
+    whole = sum(parts[1:], parts[0])
+    for name in ("tp", "fp", "fn"):
+        golden.check(f"out_{name}", getattr(whole.image, name))
+    golden.check("out_labelled", whole.n_pixels)
+    golden.check("out_iou", whole.iou(), atol=1e-9)
+    golden.check("out_acc", whole.accuracy(), atol=1e-9)
+    golden.check("out_miou", whole.miou(), atol=1e-9)
+
+    clusters = SegmentCounts(k)
+    for label, segment in zip(labels, golden["in_pred_global"], strict=True):
+        clusters.update(label, segment)
+    golden.check("out_global_hist", clusters.table)
+    cluster_to_class = np.argsort(assign(clusters.table, np.arange(k))[1])
+    golden.check("out_global_cluster_to_class", cluster_to_class)
+    # The reference computed these two in float32.
+    golden.check("out_global_miou_percent", 100 * clusters.dataset.miou(), atol=1e-5)
+    golden.check("out_global_acc_percent", 100 * clusters.dataset.accuracy(), atol=1e-5)

@@ -11,7 +11,7 @@ from diffuseg.errors import InputError
 from diffuseg.eval.datasets import Dataset, Sample, SceneSet, open_dataset
 from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.eval.report import truth_segmentation
-from diffuseg.eval.runner import class_labels, segment_samples
+from diffuseg.eval.scoring import Rules, class_labels, segment_samples
 from diffuseg.image import Image
 from diffuseg.result import Segmentation
 from support.folders import write_sd15
@@ -52,8 +52,9 @@ def test_report(model, tmp_path):
     ]
     data = SceneSet(split="test", seed=7, n=5)
     matrix = ConfusionMatrix(18, undecided=65535)
+    told = Rules(given="classes", named=True)
     for i in range(5):
-        [seg] = segment_samples(ds.build_segmenter(model, method), [data[i]], data)
+        [seg] = segment_samples(ds.build_segmenter(model, method), [data[i]], data, told)
         matrix.update(data[i].truth, class_labels(seg, data))
     held = json.loads((tmp_path / "run" / "report.json").read_text())
     assert held["miou"] == pytest.approx(matrix.miou(), abs=0.002)

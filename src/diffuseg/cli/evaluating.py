@@ -37,6 +37,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
     noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    told: Annotated[
+        str | None,
+        typer.Option("--given", help="Of the truth: classes, count, mean_count or nothing."),
+    ] = None,
     average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for report.json, pictures, state.")
@@ -53,13 +57,14 @@ def evaluate(
     show_logs(quiet=quiet, verbose=verbose)
     from diffuseg.api import find_model
     from diffuseg.eval.runner import evaluate as run
+    from diffuseg.methods import backbone_of
 
     chosen = build_method(method, settings)
-    loaded = find_model(model, device=device, offline=offline)
+    loaded = find_model(model, backbone=backbone_of(chosen), device=device, offline=offline)
     say_model(loaded, chosen, quiet)
     options = given(
-        split=split, limit=limit, seed=seed, noise_seed=noise_seed, average=average, size=size,
-        batch_size=batch_size, report=report,
+        split=split, limit=limit, seed=seed, noise_seed=noise_seed, given=told, average=average,
+        size=size, batch_size=batch_size, report=report,
     )  # fmt: skip
     with progress_bar("scoring", quiet=quiet) as advance:
         found = run(dataset, method=chosen, model=loaded, progress=advance, **options)
@@ -88,11 +93,18 @@ def sweep(
     preset: Annotated[
         bool | None, typer.Option(help="Fill what is left open from the model's preset.")
     ] = None,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Vary each setting alone, not all with all.")
+    ] = False,
     by: Annotated[str | None, typer.Option(help="Figure that decides: miou, acc, …")] = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
     noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    told: Annotated[
+        str | None,
+        typer.Option("--given", help="Of the truth: classes, count, mean_count or nothing."),
+    ] = None,
     average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for sweep.json, table, curves, state.")
@@ -113,14 +125,15 @@ def sweep(
     from diffuseg.eval.grid import parse_grid
     from diffuseg.eval.sweep import sweep as run
     from diffuseg.files import atomic_path
+    from diffuseg.methods import backbone_of
 
     grid = parse_grid(settings or [])
     chosen = build_method(method, None)
-    loaded = find_model(model, device=device, offline=offline)
+    loaded = find_model(model, backbone=backbone_of(chosen), device=device, offline=offline)
     say_model(loaded, chosen, quiet)
     options = given(
         use_preset=preset, by=by, split=split, limit=limit, seed=seed, noise_seed=noise_seed,
-        average=average, size=size, report=report,
+        one_by_one=one_by_one, given=told, average=average, size=size, report=report,
     )  # fmt: skip
     with progress_bar("sweeping", quiet=quiet) as advance:
         found = run(dataset, grid, method=chosen, model=loaded, progress=advance, **options)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import PIL.Image
 import PIL.ImageDraw
@@ -26,6 +27,8 @@ def draw_curves(
 ) -> PIL.Image.Image:
     """Return a plot of lines, with their names below.
 
+    Numbers x that lie evenly on a logarithmic scale rather than on a plain one are drawn so.
+
     Args:
         lines: Points (x, y) by the name of the line, in order of x.
         x_label: What x is.
@@ -44,14 +47,19 @@ def draw_curves(
     if not points:
         raise InputError("a plot needs points", got="none", remedy="give lines with points")
     letters = text_font(_SIZE)
-    x_ticks = _ticks([x for x, _ in points])
+    all_x = sorted({x for x, _ in points})
+    logarithmic = not fill and _is_geometric(all_x)
+    x_ticks = all_x if logarithmic else _ticks(all_x)
     y_ticks = _ticks([y for _, y in points] + ([0.0] if fill else []))
     left = 22 + max(math.ceil(letters.getlength(_number(y))) for y in y_ticks)
     top, bottom, right = 2 * _SIZE, _HW[0] - 4 * _SIZE, _HW[1] - 28
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         x, y = point
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        low, high = x_ticks[0], x_ticks[-1]
+        across = (
+            math.log(x / low) / math.log(high / low) if logarithmic else (x - low) / (high - low)
+        )
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return left + across * (right - left), bottom - up * (bottom - top)
 
@@ -86,6 +94,32 @@ def draw_curves(
     paper.paste(plot)
     paper.paste(legend, (_SIZE, _HW[0]))
     return paper
+
+
+def draw_abreast(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
+    """Return plots beside each other.
+
+    Example:
+        >>> plot = draw_curves({"a": [(0.0, 1.0)]}, x_label="x", y_label="y")
+        >>> draw_abreast([plot, plot]).width == 2 * plot.width
+        True
+    """
+    height = max(one.height for one in pictures)
+    paper = PIL.Image.new("RGB", (sum(one.width for one in pictures), height), PAPER)
+    left = 0
+    for one in pictures:
+        paper.paste(one, (left, 0))
+        left += one.width
+    return paper
+
+
+def _is_geometric(values: Sequence[float]) -> bool:
+    """Whether the steps between rising numbers are more alike as ratios than as differences."""
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    steps = [b - a for a, b in pairwise(values)]
+    ratios = [math.log(b / a) for a, b in pairwise(values)]
+    return max(ratios) / min(ratios) < max(steps) / min(steps)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:

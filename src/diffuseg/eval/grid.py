@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from torch import nn
-
 from diffuseg.attention import LayerId, layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods import Method, Model, Needs, parse_settings, with_settings
@@ -49,7 +47,7 @@ class Setting:
 class Bare:
     """A model without its presets."""
 
-    unet: nn.Module
+    unet: Any
     preset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -70,7 +68,7 @@ def parse_grid(pairs: Sequence[str]) -> dict[str, list[str]]:
 
 
 def plan(
-    method: Method, model: Model, grid: Mapping[str, object]
+    method: Method, model: Model, grid: Mapping[str, object], *, one_by_one: bool = False
 ) -> tuple[list[Setting], list[tuple[dict[str, object], str]]]:
     """Return every combination the model can do, and those it cannot, with the reason.
 
@@ -82,6 +80,8 @@ def plan(
         model: The model, or `Bare`.
         grid: Values by field name: a list, or one value. Text is read as on the command line, and
             "each" stands for all single ones.
+        one_by_one: Whether each field with several values varies alone, the others as the method
+            has them, instead of all with all.
 
     Raises:
         InputError: No such field, no values, a value of the wrong type, or an impossible one.
@@ -91,7 +91,8 @@ def plan(
         >>> plan(Attend(), load("mini"), {"timestep": [50, 100]})[0][1].values  # doctest: +SKIP
         {'timestep': 100}
     """
-    layers = layers_of(model.unet)
+    unet = getattr(model, "unet", None)
+    layers = () if unet is None else layers_of(unet)
     named: dict[str, list[object]] = {}
     free: set[str] = set()
     for name, given in grid.items():
@@ -114,8 +115,7 @@ def plan(
     done: list[Setting] = []
     left_out: list[tuple[dict[str, object], str]] = []
     errors: list[InputError] = []
-    for values in itertools.product(*named.values()):
-        chosen = dict(zip(named, values, strict=True))
+    for chosen in _alone(named) if one_by_one else _combined(named):
         try:
             changed = with_settings(method, chosen)
             needs = _named(changed.needs(model), layers)
@@ -159,6 +159,18 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "+".join(map(shown, value))
     return "none" if value is None else str(value)
+
+
+def _combined(named: Mapping[str, list[object]]) -> list[dict[str, object]]:
+    return [dict(zip(named, values, strict=True)) for values in itertools.product(*named.values())]
+
+
+def _alone(named: Mapping[str, list[object]]) -> list[dict[str, object]]:
+    fixed = {name: values[0] for name, values in named.items() if len(values) == 1}
+    varying = {name: values for name, values in named.items() if len(values) > 1}
+    if not varying:
+        return [fixed]
+    return [{**fixed, name: value} for name, values in varying.items() for value in values]
 
 
 def _choices(name: str, value: object) -> list[object]:

@@ -1,8 +1,9 @@
 """Scores of a segmentation against the truth, from integer counts that can be added up anywhere."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Int64, Integer
@@ -167,23 +168,9 @@ class ConfusionMatrix:
         Raises:
             InputError: Another rule.
         """
-        iou = self.iou()
-        match average:
-            case "gt_present":
-                values = np.where(self.truth > 0, iou, np.nan)
-            case "union_present":
-                values = iou
-            case "all_eps":
-                values = self.iou_eps()
-            case "all_zero":
-                values = np.nan_to_num(iou)
-            case _:
-                raise InputError(
-                    f"average must be one of {', '.join(AVERAGES)}",
-                    got=repr(average),
-                    remedy='use "gt_present" unless a publication says otherwise',
-                )
-        return _mean(values if classes is None else values[list(classes)])
+        hit = np.diag(self.counts)
+        whole = self.truth + self.counts.sum(axis=0) - hit
+        return mean_iou(hit, whole, self.truth, average, classes=classes)
 
     def iou_eps(self) -> Float[np.ndarray, " k"]:
         """Intersection over union with 1e-10 in the denominator: 0 for absent classes."""
@@ -207,6 +194,20 @@ class ConfusionMatrix:
         if not self.n_pixels:
             return float("nan")
         return float(np.nansum(self.iou() * self.truth) / self.n_pixels)
+
+    def row(self) -> dict[str, object]:
+        """Return the counts of a single image as plain JSON values; they are mostly zero."""
+        return {"counts": sparse(self.counts), "missed": sparse(self.missed)}
+
+    def with_row(self, row: Mapping[str, Any]) -> "ConfusionMatrix":
+        """Return these counts and those of the `row` of an image together."""
+        total = self + ConfusionMatrix(self.n_classes, ignore=self.ignore, undecided=self.undecided)
+        for truth, predicted, count in row["counts"]:
+            total.counts[truth, predicted] += count
+        for truth, count in row["missed"]:
+            total.missed[truth] += count
+        total.n_images += 1
+        return total
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the counts to an `.npz` file; return its path."""
@@ -252,6 +253,61 @@ class ConfusionMatrix:
                 remedy="give a file written by ConfusionMatrix.save",
             ) from error
         return matrix
+
+
+def mean_iou(
+    hit: Int64[np.ndarray, " k"],
+    whole: Int64[np.ndarray, " k"],
+    truth: Int64[np.ndarray, " k"],
+    average: str,
+    *,
+    classes: Sequence[int] | None = None,
+) -> float:
+    """Return the mean intersection over union by one of the rules of `ConfusionMatrix.miou`.
+
+    Args:
+        hit: Pixels of each class that are right.
+        whole: Pixels of each class in the truth or in the prediction.
+        truth: Pixels of each class in the truth.
+        average: The rule.
+        classes: Indices of the classes averaged over; all by default.
+
+    Raises:
+        InputError: Another rule.
+
+    Example:
+        >>> counts = np.array([2, 0, 0]), np.array([4, 1, 0]), np.array([3, 0, 0])
+        >>> mean_iou(*counts, "gt_present"), mean_iou(*counts, "union_present")
+        (0.5, 0.25)
+    """
+    iou = _ratio(hit.astype(np.float64), whole)
+    match average:
+        case "gt_present":
+            values = np.where(truth > 0, iou, np.nan)
+        case "union_present":
+            values = iou
+        case "all_eps":
+            values = hit / (whole + 1e-10)
+        case "all_zero":
+            values = np.nan_to_num(iou)
+        case _:
+            raise InputError(
+                f"average must be one of {', '.join(AVERAGES)}",
+                got=repr(average),
+                remedy='use "gt_present" unless a publication says otherwise',
+            )
+    return _mean(values if classes is None else values[list(classes)])
+
+
+def sparse(counts: Int64[np.ndarray, "*shape"]) -> list[list[int]]:
+    """Return the entries that are not zero: their place, then their value.
+
+    Example:
+        >>> sparse(np.array([[0, 0], [7, 0]]))
+        [[1, 0, 7]]
+    """
+    places = np.argwhere(counts)
+    return [[*map(int, place), int(counts[tuple(place)])] for place in places]
 
 
 def _ratio(

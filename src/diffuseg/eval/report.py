@@ -12,12 +12,25 @@ import PIL.Image
 from diffuseg import render
 from diffuseg.eval.datasets import Dataset, Sample
 from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
+from diffuseg.eval.state import Counts
 from diffuseg.files import atomic_path
 from diffuseg.render.legend import PAPER, draw_legend, legend_entries, text_size
 from diffuseg.result import Segmentation
 
 _STRIP_HEIGHT = 256
-_LABELS_GIVEN = "the classes present in each image are given; the method chooses among them"
+_OTHER_PROTOCOLS = ("strict", "dataset", "majority")
+_MATCHED = (
+    "segments have no names: in each image the truth matches them to classes one to one so that "
+    "most pixels agree (per-image Hungarian, as DiffSeg and iSeg are published)"
+)
+PROTOCOLS: dict[tuple[bool, str], str] = {
+    (True, "classes"): "the classes present in each image are given; the method chooses among them",
+    (True, "nothing"): "nothing is given; a segment counts if it has the name of its class",
+    (False, "nothing"): _MATCHED,
+    (False, "count"): f"the number of classes of each image is given; {_MATCHED}",
+    (False, "mean_count"): f"the average number of classes is given; {_MATCHED}",
+}
+"""In words, by whether segments have names and what is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +48,8 @@ class Report:
         per_class: Intersection over union of every class; None where it occurs nowhere.
         protocol: In words, what the method was told.
         uses_gt_image_labels: Whether it was told which classes are in the image.
+        uses_gt_class_count: Whether it was told how many they are.
+        uses_gt_assignment: Whether the truth decided which segment is which class.
         geometry: At which size was scored.
         threshold: Background threshold and what it was chosen on; None where there is none.
         model: Name, source and checksum of the U-Net.
@@ -58,8 +73,9 @@ class Report:
     average: str
     metrics: Mapping[str, float]
     per_class: Mapping[str, float | None]
-    protocol: str = _LABELS_GIVEN
+    protocol: str = PROTOCOLS[True, "classes"]
     uses_gt_image_labels: bool = True
+    uses_gt_class_count: bool = False
     uses_gt_assignment: bool = False
     uses_gt_first_frame: bool = False
     geometry: str = "scored at the size of the image"
@@ -90,17 +106,20 @@ class Report:
             *(
                 (f"mIoU, {name.removeprefix('miou_')}", _percent(value))
                 for name, value in self.metrics.items()
-                if name.startswith("miou_") and name.removeprefix("miou_") not in AVERAGES
+                if name.startswith("miou_")
+                and name.removeprefix("miou_") not in (*AVERAGES, *_OTHER_PROTOCOLS)
             ),
             ("pixel accuracy", _percent(self.acc)),
+            *_matched_rows(self.metrics),
             ("seconds an image (median)", f"{self.seconds_per_image.get('median', math.nan):.3f}"),
             *((f"peak memory, {k}", f"{v:.0f} MB") for k, v in self.peak_memory_mb.items()),
         ]
         notes = [
             f"Protocol: {self.protocol}"
             + (" (image-level labels are used)" if self.uses_gt_image_labels else "")
+            + (" (an assignment by the truth is used)" if self.uses_gt_assignment else "")
             + f"; {self.geometry}.",
-            f"mIoU: one confusion matrix over all images, averaging rule `{self.average}`. "
+            f"mIoU: counts of all images together, averaging rule `{self.average}`. "
             + "By the other rules: "
             + ", ".join(
                 f"`{rule}` {_percent(self.metrics[f'miou_{rule}'])}"
@@ -108,8 +127,7 @@ class Report:
                 if rule != self.average
             )
             + ".",
-            f"Model: {self.model.get('name')} from {self.model.get('source')}, U-Net SHA-256 "
-            f"`{str(self.model.get('unet_sha256'))[:16]}…`.",
+            f"Model: {weights_line(self.model)}.",
             "Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
             "Run: " + ", ".join(f"{k}={v!r}" for k, v in self.config.items()) + ".",
             "Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
@@ -131,8 +149,24 @@ class Report:
         )
 
 
-def score(matrix: ConfusionMatrix, dataset: Dataset, average: str) -> dict[str, float]:
-    """Return every figure of a confusion matrix by name.
+def weights_line(model: Mapping[str, object]) -> str:
+    """Return in words which weights were scored, from `identify`.
+
+    Example:
+        >>> weights_line({"name": "mini", "source": "embedded", "unet_sha256": 64 * "0"})
+        'mini from embedded, U-Net SHA-256 `0000000000000000…`'
+    """
+    kind = "ViT" if "vit_sha256" in model else "U-Net"
+    digest = str(model.get("vit_sha256") or model.get("unet_sha256"))[:16]
+    return f"{model.get('name')} from {model.get('source')}, {kind} SHA-256 `{digest}…`"
+
+
+def score(matrix: Counts, dataset: Dataset, average: str) -> dict[str, float]:
+    """Return every figure of some counts by name.
+
+    Of segments without names: `miou` and `acc` are matched in each image, as published, and
+    `miou_strict` among the classes present only; `_dataset` is one assignment for all images;
+    `_majority` takes every segment for its commonest class; `segments` is their mean number.
 
     Example:
         >>> from diffuseg.eval.datasets import SceneSet
@@ -146,7 +180,16 @@ def score(matrix: ConfusionMatrix, dataset: Dataset, average: str) -> dict[str, 
         indices = [dataset.classes.index(name) for name in names]
         figures[f"miou_{group}"] = matrix.miou(average, classes=indices)
     figures |= {f"miou_{rule}": matrix.miou(rule) for rule in AVERAGES}
-    return figures | {"mean_acc": matrix.mean_accuracy(), "fwiou": matrix.fwiou()}
+    if isinstance(matrix, ConfusionMatrix):
+        return figures | {"mean_acc": matrix.mean_accuracy(), "fwiou": matrix.fwiou()}
+    return figures | {
+        "miou_strict": matrix.strict.miou(),
+        "miou_dataset": matrix.dataset.miou(),
+        "acc_dataset": matrix.dataset.accuracy(),
+        "miou_majority": matrix.majority.miou("gt_present"),
+        "acc_majority": matrix.majority.accuracy(),
+        "segments": matrix.n_segments / matrix.n_images if matrix.n_images else math.nan,
+    }
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -198,6 +241,20 @@ def truth_segmentation(sample: Sample, dataset: Dataset) -> Segmentation:
     inside = (sample.truth >= 0) & (sample.truth < len(dataset.classes))
     labels = np.where(inside, position[np.where(inside, sample.truth, 0)], 65535)
     return Segmentation(labels=labels, names=tuple(dataset.classes[i] for i in present))
+
+
+def _matched_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    if "segments" not in metrics:
+        return []
+    shares = {
+        "mIoU, matched among the classes of the image": "miou_strict",
+        "mIoU, matched once for the data set": "miou_dataset",
+        "accuracy, matched once for the data set": "acc_dataset",
+        "mIoU, each segment as its commonest class": "miou_majority",
+        "accuracy, each segment as its commonest class": "acc_majority",
+    }
+    rows = [(label, _percent(metrics[name])) for label, name in shares.items()]
+    return [*rows, ("segments an image (mean)", f"{metrics['segments']:.1f}")]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

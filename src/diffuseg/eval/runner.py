@@ -7,22 +7,28 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffuseg.api import Segmenter, build_segmenter, check_number
-from diffuseg.backbones import Diffusion
-from diffuseg.eval.datasets import Dataset, Sample, open_dataset
-from diffuseg.eval.metrics import ConfusionMatrix
-from diffuseg.eval.report import Report, score, write_report, write_strip
+from diffuseg.backbones import Diffusion, Features
+from diffuseg.eval.datasets import Dataset, open_dataset
+from diffuseg.eval.report import PROTOCOLS, Report, score, write_report, write_strip
+from diffuseg.eval.scoring import (
+    Rules,
+    find_rules,
+    name_by_truth,
+    score_sample,
+    segment_samples,
+)
 from diffuseg.eval.state import ImageScore, RunState
 from diffuseg.methods import DEFAULT_METHOD, method_name
-from diffuseg.result import IGNORE, Segmentation
 
 _STRIP = 4  # best and worst images shown
 
@@ -40,11 +46,15 @@ def evaluate(
     noise_seed: int = 0,
     size: int | None = None,
     batch_size: int = 4,
-    average: str = "gt_present",
+    given: str | None = None,
+    average: str | None = None,
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Score a method on a data set, the classes of each image given.
+    """Score a method on a data set.
+
+    Segments without names are matched to the classes of each image by its truth, as DiffSeg is
+    published; see `diffuseg.eval.hungarian.SegmentCounts` for the other figures.
 
     Args:
         dataset: A name, such as "scenes", or a data set of your own.
@@ -56,13 +66,18 @@ def evaluate(
         noise_seed: Of the noise the images are shown under.
         size: Side of the square whose area the model sees.
         batch_size: Images that go through the model together.
-        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
+        given: What the method is told of each image's truth: "classes", the names of those present;
+            "count", their number, for a method that makes as many segments; "mean_count", the
+            average of that; "nothing". By default the classes if it must know them, else nothing.
+        average: Which classes the mean is over, see `ConfusionMatrix.miou`; "gt_present" by
+            default, "union_present" for segments without names.
         report: A folder for `report.json`, `report.md`, `best.png`, `worst.png` and the state of
             the run: called again with the same settings, it goes on where it was stopped.
         progress: Called with (done, all) after every batch.
 
     Raises:
-        InputError: No such data set, split, model or method; the folder cannot be written.
+        InputError: No such data set, split, model or method; the method cannot be told what is
+            given; the folder cannot be written.
         WeightsError: The model's weights are not to be had.
 
     Example:
@@ -76,9 +91,11 @@ def evaluate(
         else dataset
     )
     n_images = len(data) if limit is None else min(limit, len(data))
-    empty = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
-    empty.miou(average)  # an unknown rule is noticed now, not after hours
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
+    rules = find_rules(segmenter.method, segmenter.model, data, n_images, given)
+    average = average or rules.average
+    empty = rules.empty(data)
+    empty.miou(average)  # an unknown rule is noticed now, not after hours
     config = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
     identity = identify(segmenter.model)
     folder = None if report is None else Path(report)
@@ -87,6 +104,7 @@ def evaluate(
         "model": identity,
         "preset": dict(segmenter.model.preset),
         "method": [method_name(segmenter.method), plain_fields(segmenter.method)],
+        "given": [rules.given, rules.count],
         **config,
         "version": metadata.version("diffuseg"),
     }
@@ -95,11 +113,10 @@ def evaluate(
     if state.scores:
         log.info("going on after %d of %d images", len(state.scores), n_images)
 
-    parameters = _run(segmenter, data, state, n_images, batch_size, progress)
+    parameters = _run(segmenter, data, rules, state, n_images, batch_size, progress)
     if folder is not None:
-        parameters = _write_strips(segmenter, data, state, folder) or parameters
-    matrix = state.total()
-    found = _report(data, matrix, state, average, segmenter, parameters, identity, config)
+        parameters = _write_strips(segmenter, data, rules, state, folder) or parameters
+    found = _report(data, rules, state, average, segmenter, parameters, identity, config)
     if folder is not None:
         write_report(found, folder)
     return found
@@ -108,6 +125,7 @@ def evaluate(
 def _run(
     segmenter: Segmenter,
     data: Dataset,
+    rules: Rules,
     state: RunState,
     n_images: int,
     batch_size: int,
@@ -121,12 +139,12 @@ def _run(
         batch = range(start, min(start + batch_size, n_images))
         if not all(index in state.scores for index in batch):
             samples = [data[index] for index in batch]
-            results = segment_samples(segmenter, samples, data)
+            results = segment_samples(segmenter, samples, data, rules)
             parameters = dict(results[0].provenance.parameters)
             scores = [
                 ImageScore(
                     index=index,
-                    matrix=score_sample(sample, result, data),
+                    counts=score_sample(sample, result, data, rules),
                     seconds=sum(result.provenance.seconds.values()),
                 )
                 for index, sample, result in zip(batch, samples, results, strict=True)
@@ -137,46 +155,23 @@ def _run(
     return parameters
 
 
-def segment_samples(
-    segmenter: Segmenter, samples: Sequence[Sample], data: Dataset
-) -> list[Segmentation]:
-    """Segment images into the classes each of them shows."""
-    classes = [
-        [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)
-        for sample in samples
-    ]
-    return segmenter.many([sample.image for sample in samples], classes)
-
-
-def score_sample(sample: Sample, result: Segmentation, data: Dataset) -> ConfusionMatrix:
-    """Return the counts of one image."""
-    matrix = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
-    matrix.update(sample.truth, class_labels(result, data))
-    return matrix
-
-
-def class_labels(result: Segmentation, data: Dataset) -> np.ndarray:
-    """Return a result's labels as class indices of a data set; undecided where it names others."""
-    lookup = np.full(len(result.names) + 1, IGNORE, dtype=np.int32)
-    for position, name in enumerate(result.names):
-        if name in data.classes:
-            lookup[position] = data.classes.index(name)
-    undecided = result.labels == result.ignore
-    return lookup[np.where(undecided, len(result.names), result.labels)]
-
-
 def _write_strips(
-    segmenter: Segmenter, data: Dataset, state: RunState, folder: Path
+    segmenter: Segmenter, data: Dataset, rules: Rules, state: RunState, folder: Path
 ) -> dict[str, object]:
-    mious = {index: one.matrix.miou() for index, one in state.scores.items()}
+    mious = {index: one.counts.miou("gt_present") for index, one in state.scores.items()}
     ranked = sorted((i for i in mious if not np.isnan(mious[i])), key=lambda i: (-mious[i], i))
     parameters: dict[str, object] = {}
     for name, chosen in (("best", ranked[:_STRIP]), ("worst", ranked[::-1][:_STRIP])):
         samples = [data[index] for index in chosen]
         if not samples:
             continue
-        results = segment_samples(segmenter, samples, data)
+        results = segment_samples(segmenter, samples, data, rules)
         parameters = dict(results[0].provenance.parameters)
+        if not rules.named:
+            results = [
+                name_by_truth(sample, result, data)
+                for sample, result in zip(samples, results, strict=True)
+            ]
         cases = list(zip(samples, results, [mious[index] for index in chosen], strict=True))
         write_strip(folder / f"{name}.png", cases, data)
     return parameters
@@ -184,7 +179,7 @@ def _write_strips(
 
 def _report(
     data: Dataset,
-    matrix: ConfusionMatrix,
+    rules: Rules,
     state: RunState,
     average: str,
     segmenter: Segmenter,
@@ -192,8 +187,9 @@ def _report(
     identity: dict[str, object],
     config: dict[str, object],
 ) -> Report:
-    figures = score(matrix, data, average)
-    iou = [None if np.isnan(value) else float(value) for value in matrix.iou()]
+    counts = state.total()
+    figures = score(counts, data, average)
+    iou = [None if np.isnan(value) else float(value) for value in counts.iou()]
     seconds = [one.seconds for one in state.scores.values()]
     threshold = None
     if parameters.get("background") == "threshold":
@@ -202,13 +198,17 @@ def _report(
         dataset=data.name,
         split=data.split,
         seed=data.seed,
-        n_images=matrix.n_images,
-        pixels_scored=matrix.n_pixels,
+        n_images=counts.n_images,
+        pixels_scored=counts.n_pixels,
         miou=figures["miou"],
         acc=figures["acc"],
         average=average,
         metrics=figures,
         per_class=dict(zip(data.classes, iou, strict=True)),
+        protocol=PROTOCOLS[rules.named, rules.given],
+        uses_gt_image_labels=rules.given == "classes",
+        uses_gt_class_count=rules.given in ("count", "mean_count"),
+        uses_gt_assignment=not rules.named,
         threshold=threshold,
         model=identity,
         method=method_name(segmenter.method),
@@ -235,17 +235,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {one: metadata.version(one) for one in packages}
 
 
-def identify(model: Diffusion) -> dict[str, object]:
+def identify(model: Diffusion | Features) -> dict[str, object]:
     """Name, source and a checksum of the weights that are really in memory."""
+    kind = "unet" if hasattr(model, "unet") else "vit"
+    network: nn.Module = getattr(model, "unet", None) or getattr(model, "model")  # noqa: B009
     digest = hashlib.sha256()
-    for name, tensor in model.unet.state_dict().items():
+    for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return {
-        "name": model.name,
-        "source": model.source,
-        "unet_sha256": digest.hexdigest(),
-    }
+    return {"name": model.name, "source": model.source, f"{kind}_sha256": digest.hexdigest()}
 
 
 def plain_fields(method: object) -> object:

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from diffuseg.eval.hungarian import SegmentCounts
 from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.journal import extend_journal, read_journal, write_journal
+
+Counts = ConfusionMatrix | SegmentCounts
+"""What is counted of images: of named pixels, or of segments without names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,7 +20,7 @@ class ImageScore:
     """What is kept of one image: its counts and how long it took."""
 
     index: int
-    matrix: ConfusionMatrix
+    counts: Counts
     seconds: float
 
 
@@ -31,15 +33,13 @@ class RunState:
     Args:
         path: The file; None keeps everything in memory.
         settings: All that the scores depend on, plain JSON values.
-        empty: A matrix without counts, which says how to count.
+        empty: Without counts; it says how to count.
 
     Raises:
         InputError: The file cannot be written.
     """
 
-    def __init__(
-        self, path: Path | None, settings: Mapping[str, object], empty: ConfusionMatrix
-    ) -> None:
+    def __init__(self, path: Path | None, settings: Mapping[str, object], empty: Counts) -> None:
         self.path = path
         self.scores: dict[int, ImageScore] = {}
         self._empty = empty
@@ -62,25 +62,23 @@ class RunState:
         if self.path is not None and new:
             extend_journal(self.path, map(_row, new))
 
-    def total(self) -> ConfusionMatrix:
+    def total(self) -> Counts:
         """Return the counts of all images; integers, so their order makes no difference."""
-        return sum((one.matrix for one in self.scores.values()), self._empty)
+        return add_up((one.counts for one in self.scores.values()), self._empty)
 
     def _parse(self, row: Mapping[str, Any]) -> ImageScore:
-        matrix = self._empty + self._empty
-        for truth, predicted, count in row["counts"]:
-            matrix.counts[truth, predicted] = count
-        for truth, count in row["missed"]:
-            matrix.missed[truth] = count
-        matrix.n_images = 1
-        return ImageScore(index=row["index"], matrix=matrix, seconds=row["seconds"])
+        return ImageScore(
+            index=row["index"], counts=self._empty.with_row(row), seconds=row["seconds"]
+        )
+
+
+def add_up(parts: Iterable[Counts], empty: Counts) -> Counts:
+    """Return the counts of all parts, each of the kind of `empty`, together."""
+    total: Any = empty
+    for part in parts:
+        total = total + part
+    return total
 
 
 def _row(score: ImageScore) -> dict[str, object]:
-    counts = score.matrix.counts
-    return {
-        "index": score.index,
-        "counts": [[int(g), int(p), int(counts[g, p])] for g, p in np.argwhere(counts)],
-        "missed": [[int(g), int(n)] for g, n in enumerate(score.matrix.missed) if n],
-        "seconds": round(score.seconds, 6),
-    }
+    return {"index": score.index, **score.counts.row(), "seconds": round(score.seconds, 6)}

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from diffuseg.api import capture, check_number, find_model
+from diffuseg.asking import takes_captions, write_captions
 from diffuseg.attention import AttentionRecord
-from diffuseg.backbones import Diffusion
 from diffuseg.errors import InputError
-from diffuseg.eval.curves import draw_curves
+from diffuseg.eval.curves import draw_abreast, draw_curves
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
 from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, shown
-from diffuseg.eval.metrics import ConfusionMatrix
-from diffuseg.eval.report import score
-from diffuseg.eval.runner import identify, plain_fields, score_sample, versions
-from diffuseg.eval.state import ImageScore, RunState
+from diffuseg.eval.report import PROTOCOLS, score, weights_line
+from diffuseg.eval.runner import identify, plain_fields, versions
+from diffuseg.eval.scoring import Rules, find_rules, informed, named_classes, score_sample
+from diffuseg.eval.state import Counts, ImageScore, RunState, add_up
 from diffuseg.files import atomic_path
-from diffuseg.methods import DEFAULT_METHOD, find_method, method_name
-from diffuseg.result import IGNORE
+from diffuseg.methods import DEFAULT_METHOD, backbone_of, find_method, method_name
 
 _MOST_ROWS = 60  # of the table to read; sweep.json has all
 _MOST_LINES = 8  # of a plot
@@ -48,6 +47,8 @@ class Sweep:
         fixed: The fields that do not vary and were set, or come from the model's preset.
         fields: The fields that vary.
         by: The figure by which settings are compared.
+        protocol: In words, what the method was told and how its segments got names.
+        one_by_one: Whether each field varied alone; a row then has only the one that did.
         rows: One a setting: `settings`, figures by name, and `seconds` an image without the model.
         left_out: Combinations the model cannot do: `settings` and `reason`.
         versions: Of everything that computes.
@@ -62,6 +63,8 @@ class Sweep:
     fixed: Mapping[str, object]
     fields: tuple[str, ...]
     by: str
+    protocol: str = ""
+    one_by_one: bool = False
     rows: tuple[Mapping[str, Any], ...]
     left_out: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str]
@@ -92,22 +95,25 @@ class Sweep:
     def to_markdown(self) -> str:
         """Return a table to read, the best setting first."""
         seed = "" if self.seed is None else f", stream {self.seed}"
-        figures = [
-            name for name in ("miou", "miou_things", "miou_stuff", "acc") if name in self.best
-        ]
+        usual = ("miou", "miou_things", "miou_stuff", "miou_strict", "acc")
+        figures = [name for name in usual if name in self.best]
         figures += [] if self.by in figures else [self.by]
+        counted = [name for name in ("segments", "seconds") if name in self.best]
         lines = [
             f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}{seed}: "
             f"{len(self.rows)} settings, {self.n_images} images",
             "",
             f"Best by {self.by}: {_line(self.best['settings'])}: {_percent(self.best[self.by])}.",
             "",
-            f"| {' | '.join((*self.fields, *figures))} |",
-            f"|{'---|' * (len(self.fields) + len(figures))}",
+            f"| {' | '.join((*self.fields, *figures, *counted))} |",
+            f"|{'---|' * (len(self.fields) + len(figures) + len(counted))}",
         ]
-        for row in self.ranked[:_MOST_ROWS]:
-            cells = [_cell(row["settings"][name]) for name in self.fields]
-            lines.append(f"| {' | '.join([*cells, *(_percent(row[one]) for one in figures)])} |")
+        for row in (self.rows if self.one_by_one else self.ranked)[:_MOST_ROWS]:
+            set_ = row["settings"]
+            cells = [_cell(set_[name]) if name in set_ else "" for name in self.fields]
+            cells += [_percent(row[one]) for one in figures]
+            cells += [_plain_figure(row[one]) for one in counted]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
         if len(self.rows) > _MOST_ROWS:
             lines.append(f"- {len(self.rows) - _MOST_ROWS} more are in sweep.json.")
@@ -116,8 +122,9 @@ class Sweep:
         fixed = _line(self.fixed) or "the method's own"
         lines += [
             f"- Other settings: {fixed}.",
-            f"- Model: {self.model.get('name')} from {self.model.get('source')}, U-Net SHA-256 "
-            f"`{str(self.model.get('unet_sha256'))[:16]}…`.",
+            *([f"- Protocol: {self.protocol}."] if self.protocol else []),
+            "- Seconds are of the method, without the model.",
+            f"- Model: {weights_line(self.model)}.",
             "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
             "",
         ]
@@ -136,7 +143,9 @@ def sweep(
     seed: int = 1,
     noise_seed: int = 0,
     size: int | None = None,
-    average: str = "gt_present",
+    one_by_one: bool = False,
+    given: str | None = None,
+    average: str | None = None,
     by: str = "miou",
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -155,7 +164,10 @@ def sweep(
         seed: Which stream of scenes.
         noise_seed: Of the noise the images are shown under.
         size: Side of the square whose area the model sees.
-        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
+        one_by_one: Whether each field varies alone, the others as the method has them (the paper's
+            Fig. 11 of DiffSeg), instead of all with all.
+        given: What the method is told of the truth, as for `evaluate`.
+        average: Which classes the mean is over, as for `evaluate`.
         by: The figure that decides which setting is best, such as "miou", "acc", "miou_things".
         report: A folder for `sweep.json`, `sweep.md`, curves of numeric fields and the state of the
             run: called again with the same settings, it goes on where it was stopped.
@@ -177,12 +189,14 @@ def sweep(
     )
     n_images = len(data) if limit is None else min(limit, len(data))
     check_number("seed", noise_seed, least=0)
-    empty = ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
-    _check_figure(by, score(empty, data, average))
     chosen = find_method(method)
-    loaded = find_model(model)
-    seen = loaded if use_preset else Bare(unet=loaded.unet)
-    settings, left_out = plan(chosen, seen, grid)
+    loaded = find_model(model, backbone=backbone_of(chosen))
+    rules = find_rules(chosen, loaded, data, n_images, given)
+    average = average or rules.average
+    empty = rules.empty(data)
+    _check_figure(by, score(empty, data, average))
+    seen = loaded if use_preset else Bare(unet=getattr(loaded, "unet", None))
+    settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
     identity = identify(loaded)
     preset = dict(seen.preset.get(method_name(chosen), {}))
     held = {
@@ -193,6 +207,7 @@ def sweep(
         "settings": [
             {name: shown(value) for name, value in one.values.items()} for one in settings
         ],
+        "given": [rules.given, rules.count],
         "noise_seed": noise_seed,
         "size": size,
         "version": metadata.version("diffuseg"),
@@ -211,6 +226,7 @@ def sweep(
             found = _score_image(
                 sample,
                 data,
+                rules,
                 loaded,
                 {k: settings[k] for k in missing},
                 noise_seed,
@@ -222,8 +238,10 @@ def sweep(
         if progress is not None:
             progress(index + 1, n_images)
 
-    varying = [name for name in grid if len({shown(one.values[name]) for one in settings}) > 1]
-    varying = varying or list(grid)
+    shown_values = {
+        name: {shown(one.values[name]) for one in settings if name in one.values} for name in grid
+    }
+    varying = [name for name, values in shown_values.items() if len(values) > 1] or list(grid)
     fixed = {**preset, **_set_fields(chosen)}
     fixed |= {name: one for name, one in settings[0].values.items() if name not in varying}
     result = Sweep(
@@ -236,6 +254,8 @@ def sweep(
         fixed={k: _plain(v) for k, v in fixed.items() if k not in varying},
         fields=tuple(varying),
         by=by,
+        protocol=PROTOCOLS[rules.named, rules.given],
+        one_by_one=one_by_one,
         rows=tuple(
             _row(one, number, len(settings), state, data, empty, average, varying)
             for number, one in enumerate(settings)
@@ -261,52 +281,72 @@ def write_sweep(found: Sweep, folder: Path) -> list[Path]:
     for name in found.fields:
         lines = curves(found, name)
         if lines:
-            picture = draw_curves(lines, x_label=name, y_label="per cent")
+            plots = [draw_curves(lines, x_label=name, y_label="per cent")]
+            if counted := curves(found, name, counts=True):
+                plots.append(draw_curves(counted, x_label=name, y_label="segments an image"))
             with atomic_path(folder / f"{name}.png") as temporary:
-                picture.save(temporary)
+                draw_abreast(plots).save(temporary)
             written.append(folder / f"{name}.png")
     return written
 
 
-def curves(found: Sweep, name: str) -> dict[str, list[tuple[float, float]]]:
+def curves(
+    found: Sweep, name: str, *, counts: bool = False
+) -> dict[str, list[tuple[float, float]]]:
     """Return the lines of a plot over a numeric field; none if it has no two numbers.
 
     One that varies alone gives a line for each figure. Beside others, there is a line for each of
     their combinations, the best ones only if there are many.
+
+    Args:
+        found: The sweep.
+        name: The field.
+        counts: Whether it is the number of segments that is plotted, where they have no names.
     """
-    values = [row["settings"][name] for row in found.rows]
+    rows = [row for row in found.ranked if name in row["settings"]]
+    values = [row["settings"][name] for row in rows]
     if not all(type(one) in (int, float) for one in values) or len(set(values)) < 2:
         return {}
     lines: dict[str, list[tuple[float, float]]] = {}
-    alone = len(found.fields) == 1
-    figures = ["miou", "acc", "miou_things", "miou_stuff"] if alone else [found.by]
-    for row in found.ranked:
+    alone = len(found.fields) == 1 or found.one_by_one
+    unnamed = "segments" in found.best
+    shares = ["acc", "miou"] + (["miou_strict"] if unnamed else ["miou_things", "miou_stuff"])
+    figures = ["segments"] if counts else shares if alone else [found.by]
+    for row in rows:
         others = {k: v for k, v in row["settings"].items() if k != name}
         for figure in figures:
             label = figure if alone else _short(_line(others))
             if row.get(figure) is None or (label not in lines and len(lines) >= _MOST_LINES):
                 continue
-            lines.setdefault(label, []).append((float(row["settings"][name]), 100 * row[figure]))
+            y = row[figure] if counts else 100 * row[figure]
+            lines.setdefault(label, []).append((float(row["settings"][name]), y))
     return {label: sorted(points) for label, points in lines.items()}
 
 
 def _score_image(
     sample: Sample,
     data: Dataset,
-    model: Diffusion,
+    rules: Rules,
+    model: Any,
     settings: Mapping[int, Setting],
     noise_seed: int,
     size: int | None,
     use_preset: bool,
 ) -> list[ImageScore]:
-    names = [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)
+    names = named_classes(sample, data, rules)
+    caption = None
     groups: dict[Key, list[int]] = {}
     for number, one in settings.items():
         groups.setdefault(one.key, []).append(number)
     scores = []
     for numbers in groups.values():
         needs = joint_needs([settings[k] for k in numbers])
-        record = capture(sample.image, model, needs, names, seed=noise_seed, size=size)
+        if names is None and takes_captions(needs) and caption is None:
+            [words] = write_captions([sample.image], None, model)
+            caption = words.caption
+        record = capture(
+            sample.image, model, needs, names, caption=caption, seed=noise_seed, size=size
+        )
         if not use_preset:
             origin = {**record.header.provenance, "preset": "{}"}
             record = record.with_header(replace(record.header, provenance=origin))
@@ -316,11 +356,15 @@ def _score_image(
             mine = settings[number].needs
             part = (mine.layers, mine.timesteps)
             if part not in parts:
-                parts[part] = record.only(mine.layers or "*", steps=mine.timesteps)
-            result = settings[number].method(parts[part])
-            matrix = score_sample(sample, result, data)
+                # A network without timesteps is recorded as means, from which nothing is taken.
+                whole = not mine.timesteps
+                only = record if whole else record.only(mine.layers or "*", steps=mine.timesteps)
+                parts[part] = only
+            method = informed(settings[number].method, sample, data, rules)
+            result = method(parts[part])
             spent = time.perf_counter() - start
-            scores.append(ImageScore(index=number, matrix=matrix, seconds=spent))
+            counts = score_sample(sample, result, data, rules)
+            scores.append(ImageScore(index=number, counts=counts, seconds=spent))
     return scores
 
 
@@ -330,15 +374,16 @@ def _row(
     count: int,
     state: RunState,
     data: Dataset,
-    empty: ConfusionMatrix,
+    empty: Counts,
     average: str,
     fields: Sequence[str],
 ) -> dict[str, Any]:
     mine = [one for index, one in state.scores.items() if index % count == number]
-    matrix = sum((one.matrix for one in mine), empty)
-    figures = {k: None if v != v else v for k, v in score(matrix, data, average).items()}
+    counts = add_up((one.counts for one in mine), empty)
+    figures = {k: None if v != v else v for k, v in score(counts, data, average).items()}
+    values = setting.values
     return {
-        "settings": {name: _plain(setting.values[name]) for name in fields},
+        "settings": {name: _plain(values[name]) for name in fields if name in values},
         **figures,
         "seconds": round(sum(one.seconds for one in mine) / max(1, len(mine)), 6),
     }
@@ -380,6 +425,10 @@ def _short(text: str) -> str:
 
 def _cell(value: object) -> str:
     return shown(value).replace("|", "\\|")
+
+
+def _plain_figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:
