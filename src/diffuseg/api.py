@@ -1,170 +1,35 @@
 """Glue: an image and names in, a segmentation out, or the record in between."""
 
 import logging
-import os
-import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from diffuseg.asking import ask, read_words, takes_captions
 from diffuseg.attention import AttentionRecord
-from diffuseg.backbones import Diffusion, load
-from diffuseg.batch import Asked, Job, Shot, ask, capture_batch, group_jobs, model_name
+from diffuseg.backbones import Features
+from diffuseg.batch import Job, capture_batch
 from diffuseg.errors import InputError
-from diffuseg.image import Image, read_image, working_hw
-from diffuseg.methods import DEFAULT_METHOD, Method, Needs, find_method, method_name
-from diffuseg.prompts import ClassName, parse_classes
+from diffuseg.image import read_image
+from diffuseg.methods import DEFAULT_METHOD, Needs, backbone_of, find_method, method_name
+from diffuseg.models import MODEL_VARIABLE, ModelCache, find_model, loaded, model_name
 from diffuseg.result import Segmentation
+from diffuseg.segmenter import Segmenter, seen_hw
 
-MODEL_VARIABLE = "DIFFUSEG_MODEL"
-"""Environment variable that names the model used when none is given."""
+__all__ = [
+    "MODEL_VARIABLE",
+    "ModelCache",
+    "Segmenter",
+    "build_segmenter",
+    "capture",
+    "check_number",
+    "find_model",
+    "loaded",
+    "model_name",
+    "segment",
+    "segment_many",
+]
 
 log = logging.getLogger(__name__)
-
-
-class ModelCache:
-    """The models this process has loaded by name, the latest `limit` of them.
-
-    `segment(..., model="sd1.5")` in a loop must not read gigabytes every time. Only names are kept
-    here; a model you loaded yourself is yours.
-
-    Example:
-        >>> cache = ModelCache(limit=1)
-        >>> len(cache)
-        0
-    """
-
-    def __init__(self, limit: int = 1) -> None:
-        self.limit = limit
-        self._models: OrderedDict[tuple[str, str | None], Diffusion] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._models)
-
-    def get(
-        self, name: str, *, device: str | None = None, offline: bool | None = None
-    ) -> Diffusion:
-        """Return the model of that name on that device, loading it if it is not there."""
-        key = (name, device)
-        if key not in self._models:
-            while len(self._models) >= self.limit:
-                self._models.popitem(last=False)
-            self._models[key] = load(name, device=device, offline=offline)
-        self._models.move_to_end(key)
-        return self._models[key]
-
-    def clear(self) -> None:
-        """Forget all models, so that their memory can be freed."""
-        self._models.clear()
-
-
-loaded = ModelCache()
-"""What `segment` and `build_segmenter` keep of models named by text; `loaded.clear()` frees it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segmenter:
-    """A model, a method and their settings: an image in, a segmentation out.
-
-    Made by `build_segmenter`.
-
-    Attributes:
-        model: The diffusion model.
-        method: The method.
-        classes: What is looked for when a call names nothing else.
-        seed: Seed of the noise, the same noise for every image.
-        size: Side of the square whose area the model sees; None: the side it was trained at.
-        fit: "aspect" keeps the image's proportions, "square" does not.
-        keep_scores: Whether results carry the score maps of all classes.
-    """
-
-    model: Diffusion
-    method: Method
-    classes: tuple[ClassName, ...] | None = None
-    seed: int = 0
-    size: int | None = None
-    fit: str = "aspect"
-    keep_scores: bool = False
-
-    def __call__(self, image: object, classes: object = None) -> Segmentation:
-        """Segment one image, in any form `read_image` takes; for other classes than the usual.
-
-        Raises:
-            InputError: The image cannot be read, or a class is not usable.
-        """
-        return self.many([image], [classes])[0]
-
-    def many(
-        self, images: Sequence[object], classes: Sequence[object] | None = None
-    ) -> list[Segmentation]:
-        """Segment several images, those of one working size together.
-
-        Args:
-            images: In any form `read_image` takes.
-            classes: One class list an image; None, or None for an image: `self.classes`.
-
-        Raises:
-            InputError: An image cannot be read, or a class is not usable.
-        """
-        start = time.perf_counter()
-        held = [read_image(image) for image in images]
-        seconds = {"read": (time.perf_counter() - start) / max(1, len(held))}
-        needs = self.method.needs(self.model)
-        jobs = [
-            Job(image, self._ask(one, needs), self._hw(image))
-            for image, one in zip(held, classes or [None] * len(held), strict=True)
-        ]
-        results: dict[int, Segmentation] = {}
-        for group in group_jobs(jobs):
-            shots = capture_batch([jobs[i] for i in group], self.model, needs, self.seed)
-            for i, shot in zip(group, shots, strict=True):
-                results[i] = self._finish(held[i], shot, seconds)
-        return [results[i] for i in range(len(held))]
-
-    def check(self) -> None:
-        """Make sure the method has the classes it needs, and the model knows them.
-
-        Raises:
-            InputError: Not so.
-        """
-        self._ask(None, self.method.needs(self.model))
-
-    def capture(
-        self, image: object, classes: object = None, *, everything: bool = False
-    ) -> AttentionRecord:
-        """Return the record of an image from which the method works.
-
-        Args:
-            image: In any form `read_image` takes.
-            classes: What to look for; None: `self.classes`.
-            everything: Whether all self- and cross-attention is recorded, so that the method can
-                be run again with other layers, or another method.
-        """
-        held = read_image(image)
-        needs = self.method.needs(self.model)
-        asked = self._ask(classes, needs)
-        if everything:
-            needs = replace(needs, kinds=("self", "cross"), layers="*", levels=None, heads=None)
-        [shot] = capture_batch([Job(held, asked, self._hw(held))], self.model, needs, self.seed)
-        return shot.record
-
-    def _ask(self, classes: object, needs: Needs) -> Asked:
-        parsed = self.classes if classes is None else parse_classes(classes)
-        return ask(self.model, needs, parsed)
-
-    def _hw(self, image: Image) -> tuple[int, int]:
-        return _seen_hw(image, self.model, self.size, self.fit)
-
-    def _finish(self, image: Image, shot: Shot, seconds: dict[str, float]) -> Segmentation:
-        start = time.perf_counter()
-        found = self.method(shot.record, scores=self.keep_scores)
-        spent = {**seconds, **shot.seconds, "method": time.perf_counter() - start}
-        rounded = {name: round(value, 6) for name, value in spent.items()}
-        origin = replace(
-            found.provenance, model=model_name(self.model), image=image.source, seconds=rounded
-        )
-        return replace(found, provenance=origin)
 
 
 def build_segmenter(
@@ -172,6 +37,8 @@ def build_segmenter(
     method: object = DEFAULT_METHOD,
     classes: object = None,
     *,
+    caption: object = None,
+    captioner: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -181,10 +48,16 @@ def build_segmenter(
 
     Args:
         model: A name, hub id or folder; a loaded model; None: the one that the environment
-            variable DIFFUSEG_MODEL names, else the embedded "mini".
+            variable DIFFUSEG_MODEL names, else the embedded "mini". For methods that run on a
+            vision transformer, such a network.
         method: A name, or a method object with settings of your own.
         classes: What to look for: "car, tree", or a list whose items are names or tuples of
             synonyms. May be left out if every call names its own, or the method needs none.
+        caption: For methods that name what a caption's nouns say: text, or the result of
+            `read_caption`.
+        captioner: What writes captions where neither is given: a name, hub id or folder, a loaded
+            captioner, or a function from a list of images to a list of texts. None: the one that
+            comes with the model, else BLIP.
         seed: Of the noise.
         size: Side of the square whose area the model sees; by default what it was trained at.
         fit: "aspect" keeps the image's proportions, "square" does not.
@@ -201,29 +74,37 @@ def build_segmenter(
         ('ball', 'grass')
     """
     chosen = find_method(method)
-    parsed = None if classes is None else parse_classes(classes)
+    words = read_words(classes, caption)
     check_number("seed", seed, least=0)
     if size is not None:
         check_number("size", size, least=64)
     segmenter = Segmenter(
-        model=find_model(model),
+        model=find_model(model, backbone=backbone_of(chosen)),
         method=chosen,
-        classes=parsed,
+        classes=words.classes,
+        caption=words.caption,
+        captioner=captioner,
         seed=seed,
         size=size,
         fit=fit,
         keep_scores=keep_scores,
     )
-    if parsed is not None:
-        needs = chosen.needs(segmenter.model)
-        if needs.prompt == "empty":
-            raise InputError(
-                "classes are named for methods that look for them",
-                got=f"{', '.join(one.name for one in parsed)} for {method_name(chosen)}, which "
-                "finds segments without names",
-                remedy='leave the classes out, or use another method, such as "attend"',
-            )
-        ask(segmenter.model, needs, parsed)
+    needs = chosen.needs(segmenter.model)
+    if words and needs.prompt == "empty":
+        named = ", ".join(one.name for one in words.classes or ()) or repr(caption)
+        raise InputError(
+            "classes and captions are for methods that look for them",
+            got=f"{named} for {method_name(chosen)}, which finds segments without names",
+            remedy='leave them out, or use another method, such as "attend"',
+        )
+    if words:
+        ask(segmenter.model, needs, words)
+    if captioner is not None and not takes_captions(needs):
+        raise InputError(
+            "a captioner is for methods that work from captions",
+            got=f"{captioner!r} for {method_name(chosen)}",
+            remedy='leave it out, or use method="semantic-diffseg"',
+        )
     log.info("model %s, method %s", model_name(segmenter.model), method_name(chosen))
     return segmenter
 
@@ -234,6 +115,8 @@ def segment(
     *,
     model: object = None,
     method: object = DEFAULT_METHOD,
+    caption: object = None,
+    captioner: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -262,7 +145,15 @@ def segment(
     # Before the model is loaded, which takes far longer.
     held = read_image(image)
     segmenter = build_segmenter(
-        model, method, classes, seed=seed, size=size, fit=fit, keep_scores=keep_scores
+        model,
+        method,
+        classes,
+        caption=caption,
+        captioner=captioner,
+        seed=seed,
+        size=size,
+        fit=fit,
+        keep_scores=keep_scores,
     )
     return segmenter(held)
 
@@ -273,6 +164,8 @@ def segment_many(
     *,
     model: object = None,
     method: object = DEFAULT_METHOD,
+    caption: object = None,
+    captioner: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -283,7 +176,7 @@ def segment_many(
 
     Args:
         images: Any number; read as they are needed.
-        classes: The same for all; and the rest as for `segment`.
+        classes: The same for all, as a caption would be; and the rest as for `segment`.
         batch_size: Images that go through the model together, if they have one working size.
 
     Raises:
@@ -296,7 +189,15 @@ def segment_many(
     """
     check_number("batch_size", batch_size, least=1)
     segmenter = build_segmenter(
-        model, method, classes, seed=seed, size=size, fit=fit, keep_scores=keep_scores
+        model,
+        method,
+        classes,
+        caption=caption,
+        captioner=captioner,
+        seed=seed,
+        size=size,
+        fit=fit,
+        keep_scores=keep_scores,
     )
     return _segment_lazily(segmenter, iter(images), batch_size)
 
@@ -314,6 +215,7 @@ def capture(
     needs: Needs,
     classes: object = None,
     *,
+    caption: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -321,13 +223,14 @@ def capture(
     """Show an image to a model and return the record of its attention.
 
     The image is encoded, noise of the seed is added at each timestep asked for, and the U-Net is
-    called once with the prompts that name the classes.
+    called once with the prompts that name the classes. A vision transformer just sees it.
 
     Args:
         image: In any form `read_image` takes.
-        model: As for `build_segmenter`.
+        model: As for `build_segmenter`; a name means a diffusion model.
         needs: What to run and record, such as `Attend().needs(model)`.
         classes: As for `build_segmenter`; not needed if `needs.prompt` is "empty".
+        caption: As for `build_segmenter`.
         seed: Of the noise.
         size: Side of the square whose area the model sees; by default what it was trained at.
         fit: "aspect" keeps the image's proportions, "square" does not.
@@ -344,47 +247,11 @@ def capture(
     """
     held = read_image(image)
     check_number("seed", seed, least=0)
-    chosen = find_model(model)
-    parsed = None if classes is None else parse_classes(classes)
-    hw = _seen_hw(held, chosen, size, fit)
-    [shot] = capture_batch([Job(held, ask(chosen, needs, parsed), hw)], chosen, needs, seed)
+    chosen = find_model(model, backbone="vit" if isinstance(model, Features) else "diffusion")
+    asked = ask(chosen, needs, read_words(classes, caption))
+    job = Job(held, asked, seen_hw(held, chosen, size, fit))
+    [shot] = capture_batch([job], chosen, needs, seed)
     return shot.record
-
-
-def find_model(
-    model: object = None, *, device: str | None = None, offline: bool | None = None
-) -> Diffusion:
-    """Return a model from a name, hub id or folder, or the model itself.
-
-    Args:
-        model: None means the one named by the environment variable DIFFUSEG_MODEL, else "mini".
-        device: Where a named model is loaded, such as "cpu" or "cuda:1".
-        offline: Never use the network.
-
-    Raises:
-        InputError: No such model, or not a model.
-        WeightsError: The weights are not to be had.
-    """
-    if model is None:
-        model = os.environ.get(MODEL_VARIABLE) or "mini"
-    if isinstance(model, str | os.PathLike):
-        return loaded.get(os.fspath(model), device=device, offline=offline)
-    if not all(hasattr(model, name) for name in ("unet", "encode", "embed", "denoise")):
-        raise InputError(
-            "the model must be a name, a hub id, a folder or a loaded model",
-            got=type(model).__name__,
-            remedy='pass "mini", or the result of diffuseg.load()',
-        )
-    return model  # type: ignore[return-value]
-
-
-def _seen_hw(image: Image, model: Diffusion, size: int | None, fit: str) -> tuple[int, int]:
-    """The height and width at which a model sees an image."""
-    if fit not in ("aspect", "square"):
-        raise InputError(
-            'fit must be "aspect" or "square"', got=repr(fit), remedy="use one of the two"
-        )
-    return working_hw(image.hw, size=size or model.size, fit=fit)
 
 
 def check_number(name: str, value: object, *, least: int) -> None:

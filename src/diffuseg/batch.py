@@ -10,23 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffuseg.attention import AttentionRecord, RecordHeader, record
-from diffuseg.backbones import Diffusion, TextEmbedding, seeded_noise
-from diffuseg.errors import InputError
+from diffuseg.asking import Asked
+from diffuseg.attention import AttentionRecord, LayerId, RecordHeader, record
+from diffuseg.attention.captured import Contents, ReducedMap
+from diffuseg.backbones import Diffusion, Features, TextEmbedding, seeded_noise
 from diffuseg.image import Image, to_tensor
 from diffuseg.methods import Needs
-from diffuseg.prompts import ClassName, ClassPrompts, TokenSpan, build_prompts, parse_classes
+from diffuseg.models import model_name
 
 # Rows (images x prompts) that go through the U-Net at once; more only for the prompts of one image.
 _MAX_ROWS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is looked for in one image: the prompts, and which of their tokens name what."""
-
-    prompts: ClassPrompts
-    spans: tuple[TokenSpan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +40,25 @@ class Shot:
 
 
 @torch.no_grad()
-def capture_batch(jobs: Sequence[Job], model: Diffusion, needs: Needs, seed: int) -> list[Shot]:
+def capture_batch(
+    jobs: Sequence[Job], model: Diffusion | Features, needs: Needs, seed: int
+) -> list[Shot]:
     """Record images of one working size together."""
+    pixels = torch.cat([to_tensor(job.image, jobs[0].hw) for job in jobs])  # [b, 3, H, W]
+    if isinstance(model, Features):
+        return _through_vit(jobs, pixels, model)
+    return _through_unet(jobs, pixels, model, needs, seed)
+
+
+def _through_unet(
+    jobs: Sequence[Job],
+    pixels: Float[Tensor, "b 3 H W"],
+    model: Diffusion,
+    needs: Needs,
+    seed: int,
+) -> list[Shot]:
     start = time.perf_counter()
-    hw = jobs[0].hw
-    latents = model.encode(torch.cat([to_tensor(job.image, hw) for job in jobs]))  # [b, c, h, w]
+    latents = model.encode(pixels)  # [b, c, h, w]
     encoded = time.perf_counter()
 
     text = _embed(model, [prompt for job in jobs for prompt in job.asked.prompts.prompts])
@@ -63,7 +70,7 @@ def capture_batch(jobs: Sequence[Job], model: Diffusion, needs: Needs, seed: int
         prompts=text.prompts,
         tokens=text.tokens,
         seed=seed if needs.noise else None,
-        input_hw=hw,
+        input_hw=jobs[0].hw,
         provenance={"source": model.source, "preset": json.dumps(dict(model.preset))},
     )
     recorder = record(
@@ -92,14 +99,58 @@ def capture_batch(jobs: Sequence[Job], model: Diffusion, needs: Needs, seed: int
     ]
 
 
+def _through_vit(
+    jobs: Sequence[Job], pixels: Float[Tensor, "b 3 H W"], model: Features
+) -> list[Shot]:
+    """The mean of a vision transformer's attention among patches, as a record."""
+    start = time.perf_counter()
+    height, width = pixels.shape[2] // model.patch, pixels.shape[3] // model.patch
+    layers: list[LayerId] = []
+    total = torch.zeros(0)
+    for number, maps in enumerate(model.attentions(pixels)):  # [b, heads, n, n]
+        one = maps.sum(1)
+        total = one if number == 0 else total.add_(one)
+        layers.append(_vit_layer(number, maps.shape[1]))
+    count = sum(layer.heads for layer in layers)
+    mean = ReducedMap(kind="self", hw=(height, width), count=count, values=total.div_(count))
+    header = RecordHeader(
+        model=model_name(model),
+        input_hw=jobs[0].hw,
+        latent_hw=(height, width),
+        provenance={"source": model.source, "preset": json.dumps(dict(model.preset))},
+    )
+    grids = {layer.name: (height, width) for layer in layers}
+    held = AttentionRecord(Contents(header=header, layers=layers, grids=grids, reduced=[mean]))
+    seconds = {"attend": (time.perf_counter() - start) / len(jobs)}
+    return [Shot(_part(held, [number], job), seconds) for number, job in enumerate(jobs)]
+
+
+def _vit_layer(number: int, heads: int) -> LayerId:
+    # Width and scale are of use where queries and keys are kept.
+    return LayerId(
+        name=f"layers.{number}.attention",
+        stage="vit",
+        block=number,
+        index=0,
+        depth=0,
+        kind="self",
+        heads=heads,
+        width=0,
+        scale=1.0,
+        factor=1,
+    )
+
+
 def _part(held: AttentionRecord, rows: Sequence[int], job: Job) -> AttentionRecord:
     """The record of one image of a batch."""
     part = held.rows(rows)
+    caption = {} if job.asked.caption is None else {"caption": job.asked.caption}
     header = replace(
         part.header,
         names=job.asked.prompts.names,
         spans=job.asked.spans,
         image_hw=job.image.hw,
+        provenance={**part.header.provenance, **caption},
     )
     return part.with_header(header)
 
@@ -117,31 +168,6 @@ def group_jobs(jobs: Sequence[Job]) -> list[list[int]]:
         group.append(number)
         room[job.hw] = (group, used + n_rows)
     return groups
-
-
-def ask(model: Diffusion, needs: Needs, classes: tuple[ClassName, ...] | None) -> Asked:
-    """The prompts of an image, every word known to the model and every name within its reach."""
-    if needs.prompt == "empty":
-        return Asked(ClassPrompts(prompts=("",), names=(), spans=()), ())
-    if classes is None:
-        raise InputError(
-            "this method needs the names of the classes to look for",
-            got="none",
-            remedy='name them, for example "car, tree, grass"',
-        )
-    if needs.background:
-        if any(one.name.casefold() == "background" for one in classes):
-            raise InputError(
-                "the background is either a class of yours or found by words",
-                got="the class 'background' and background words",
-                remedy="leave one of them out",
-            )
-        surroundings = ClassName(name="background", words=needs.background)
-        classes = parse_classes([*classes, surroundings])
-    model.check_words([word for one in classes for word in one.words])
-    joint = needs.prompt == "joint"
-    prompts = build_prompts(classes, needs.template, joint=joint, fits=model.fits)
-    return Asked(prompts, model.token_spans(prompts))
 
 
 def _embed(model: Diffusion, prompts: Sequence[str]) -> TextEmbedding:
@@ -162,13 +188,3 @@ def _noise(latents: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "1 c h
     """One noise for every image, so that a batch gives what its images give alone."""
     channels, height, width = latents.shape[1:]
     return seeded_noise((channels, height, width), seed).to(latents.device, latents.dtype)
-
-
-def model_name(model: Diffusion) -> str:
-    """Return a model's name, with the source of its weights where that says more.
-
-    Example:
-        >>> model_name(load("mini"))  # doctest: +SKIP
-        'mini (embedded)'
-    """
-    return model.name if model.source == model.name else f"{model.name} ({model.source})"

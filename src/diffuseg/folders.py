@@ -346,6 +346,8 @@ def _settings_key(segmenter: Segmenter, formats: Sequence[str], overlay: bool) -
         "method": method_name(method),
         "settings": asdict(method) if is_dataclass(method) else repr(method),  # type: ignore[arg-type]
         "classes": [one.words for one in segmenter.classes or ()],
+        "caption": segmenter.caption and segmenter.caption.text,
+        "captioner": str(getattr(segmenter.captioner, "name", segmenter.captioner)),
         "seed": segmenter.seed,
         "size": [segmenter.size, segmenter.fit],
         "scores": segmenter.keep_scores,

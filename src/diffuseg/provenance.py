@@ -26,6 +26,7 @@ class Provenance:
         method: Name of the method, or "".
         parameters: The method's settings, plain JSON values only.
         seed: Seed of the noise, where there was any.
+        caption: The text that names come from, where there was any.
         seconds: Time of each stage.
         image: Name of the image file, or "array".
         image_hw: Height and width of the image.
@@ -40,6 +41,7 @@ class Provenance:
     method: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
+    caption: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     image: str = ""
     image_hw: tuple[int, int] | None = None

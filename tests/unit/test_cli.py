@@ -15,6 +15,7 @@ from diffuseg.cli import app
 from diffuseg.cli.terminal import progress_bar
 from diffuseg.world import Scenes
 from support.folders import write_mini, write_sd15
+from support.vits import write_vit
 
 ESCAPE = "\x1b"
 
@@ -244,6 +245,70 @@ def test_version_and_help():
     assert call("--version").stdout.strip() == ds.__version__
     for command in ("segment", "demo", "record", "replay", "evaluate", "models", "doctor"):
         assert call(command, "--help").exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "vit"
+    write_vit(folder, "vit")
+    return folder
+
+
+def without_classes(*args, model, method):
+    return call("segment", *args, "--method", method, "--model", model, "--device", "cpu", "--json")
+
+
+@pytest.mark.parametrize("method", ["diffseg", "dinoseg", "semantic-diffseg"])
+def test_no_classes_for_one_image_several_and_folders(here, tiny, vit, method, monkeypatch):
+    monkeypatch.setattr("diffuseg.models.CAPTIONER", "nobody/asks")
+    model = vit if method == "dinoseg" else tiny
+    words = ["--caption", "a cat on grass"] if method == "semantic-diffseg" else []
+    for i, name in enumerate(("one.png", "two.png", "photos/a.png", "photos/sub/b.png")):
+        write_picture(here / name, i)
+    options = [*words, "--batch-size", "3", "--set", "anchors=2"]
+    done = without_classes("one.png", "-o", "first", *options, model=model, method=method)
+    assert done.exit_code == 0, done.output
+    named = ["one.png", "two.png", "photos"]
+    done = without_classes(*named, "-o", "all", *options, model=model, method=method)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["images"]
+    assert len(rows) == 4
+    assert all(row["areas"] for row in rows)
+    if words:
+        assert all(row["caption"] == "a cat on grass" for row in rows)
+        assert all(set(row["areas"]) == {"cat", "grass"} for row in rows)
+    found = [file for file in files(here / "all") if file.endswith(".names.json")]
+    assert found == ["a.names.json", "one.names.json", "sub/b.names.json", "two.names.json"]
+    alone, together = (ds.Segmentation.load(here / part / "one.png") for part in ("first", "all"))
+    assert (alone.labels == together.labels).mean() > 0.99
+    assert alone.provenance.method == method
+
+
+def test_another_caption_is_another_run(here, tiny):
+    write_picture(here / "a.png")
+    common = {"model": tiny, "method": "semantic-diffseg"}
+    for text, skipped in (("a cat", False), ("a cat", True), ("a dog", False)):
+        done = without_classes("a.png", "--resume", "--caption", text, **common)
+        assert json.loads(done.stdout)["images"][0]["skipped"] is skipped
+
+
+def test_record_and_replay_with_a_caption(here, tiny):
+    write_picture(here / "a.png")
+    options = ["--caption", "a cat on grass", "--method", "semantic-diffseg", "--model", tiny]
+    assert call("record", "a.png", "-o", "a.safetensors", *options).exit_code == 0
+    done = call("replay", "a.safetensors", "--method", "semantic-diffseg")
+    assert done.exit_code == 0, done.output
+    assert ds.Segmentation.load(here / "out/a.png").names == ("cat", "grass")
+
+
+def test_a_captioner_that_is_not_there(here, tiny):
+    write_picture(here / "a.png")
+    done = without_classes(
+        "a.png", "--captioner", "./nowhere", model=tiny, method="semantic-diffseg"
+    )
+    assert done.exit_code == 1
+    assert "or give a caption, or classes" in done.stderr
+    assert not (here / "out").exists()
 
 
 # ---- images of every kind

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -39,6 +39,7 @@ class CompanionFolder:
         source: "embedded", the hub id, or the folder.
         architecture: The transformers class its configuration names.
         vocabulary: Every word it knows, where the list is closed.
+        preset: Settings found for it, by method name.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class CompanionFolder:
     source: str
     architecture: str
     vocabulary: tuple[str, ...] | None
+    preset: Mapping[str, Mapping[str, object]]
 
 
 def find_companion(
@@ -98,14 +100,18 @@ def find_companion(
     else:
         raise _unknown(name_or_path, part)
     architecture = _inspect(folder, architectures, text=text)
-    facts = folder / "diffuseg.json"
-    words = _read_json(facts).get("vocabulary") if facts.is_file() else None
+    path = folder / "diffuseg.json"
+    facts = _read_json(path) if path.is_file() else {}
+    words, preset = facts.get("vocabulary"), facts.get("preset", {})
+    if not isinstance(preset, dict) or not all(isinstance(one, dict) for one in preset.values()):
+        raise _bad(f"{path} has a preset that is not {{method: {{setting: value}}}}")
     return CompanionFolder(
         folder=folder,
         name=name,
         source=source,
         architecture=architecture,
         vocabulary=tuple(map(str, words)) if isinstance(words, list) else None,
+        preset=preset,
     )
 
 

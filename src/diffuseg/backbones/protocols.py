@@ -195,6 +195,7 @@ class Features(Protocol):
         source: Where the weights came from.
         patch: Pixels a grid cell.
         size: Pixels of the side the model was trained at.
+        preset: Settings found for this network, by method name.
     """
 
     @property
@@ -205,6 +206,12 @@ class Features(Protocol):
     def patch(self) -> int: ...
     @property
     def size(self) -> int: ...
+    @property
+    def preset(self) -> Mapping[str, Mapping[str, object]]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def features(
         self, images: Float[Tensor, "b 3 H W"], what: str = ..., *, layer: int = ...

@@ -1,9 +1,9 @@
 """Vision transformers: keys, queries, values and tokens of any layer, and self-attention."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -53,6 +53,7 @@ class VisionTransformer:
         model: transformers' `ViTModel`, `Dinov2Model` or `Dinov2WithRegistersModel`.
         mean: Of the pixels of a channel, in [0, 1].
         std: Of the pixels of a channel.
+        preset: Settings found for this network, by method name.
     """
 
     name: str
@@ -60,6 +61,7 @@ class VisionTransformer:
     model: PreTrainedModel
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    preset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def patch(self) -> int:
@@ -259,6 +261,7 @@ def load_vit(
         model=load_part(_kind(found.architecture), found, precision, place),
         mean=mean,
         std=std,
+        preset=found.preset,
     )
 
 

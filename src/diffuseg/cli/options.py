@@ -15,6 +15,14 @@ ClassesOption = Annotated[
     str | None,
     typer.Option("--classes", "-c", help='What to look for: "car, tree, sofa|couch".'),
 ]
+CaptionOption = Annotated[
+    str | None,
+    typer.Option("--caption", help="Instead: a text whose nouns name segments (semantic-diffseg)."),
+]
+CaptionerOption = Annotated[
+    str | None,
+    typer.Option("--captioner", help="Name, hub id or folder; else the model's own, else BLIP."),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -67,9 +75,11 @@ def ready_segmenter(
     **options: object,
 ) -> "Segmenter":
     from diffuseg.api import build_segmenter, find_model
+    from diffuseg.methods import backbone_of
 
     chosen = build_method(method, settings)
-    loaded = find_model(model, device=device, offline=offline)
+    backbone = backbone_of(chosen)
+    loaded = find_model(model, backbone=backbone, device=device, offline=offline)
     segmenter = build_segmenter(loaded, chosen, **given(**options))
     say_model(loaded, chosen, quiet)
     return segmenter

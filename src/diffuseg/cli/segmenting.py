@@ -8,6 +8,8 @@ import typer
 
 from diffuseg.cli.options import (
     BatchOption,
+    CaptionerOption,
+    CaptionOption,
     ClassesOption,
     DeviceOption,
     FormatOption,
@@ -46,6 +48,8 @@ def segment(
         list[str], typer.Argument(metavar="IMAGE…", help="Files, folders, patterns.")
     ],
     classes: ClassesOption = None,
+    caption: CaptionOption = None,
+    captioner: CaptionerOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("out"),
     model: ModelOption = None,
     method: MethodOption = None,
@@ -68,15 +72,15 @@ def segment(
 ) -> None:
     """Segment images, by text or into parts: a folder in, a folder out."""
     show_logs(quiet=quiet, verbose=verbose)
-    from diffuseg.batch import model_name
+    from diffuseg.api import model_name
     from diffuseg.folders import check_formats, find_images, segment_files
 
     inputs = find_images(images, output)
     wanted = read_formats(formats)
     check_formats(wanted)
     segmenter = ready_segmenter(
-        model, method, settings, device, offline, quiet, classes=classes, seed=seed, size=size,
-        keep_scores=scores,
+        model, method, settings, device, offline, quiet, classes=classes, caption=caption,
+        captioner=captioner, seed=seed, size=size, keep_scores=scores,
     )  # fmt: skip
     options = given(batch_size=batch_size)
     run = segment_files(
@@ -118,13 +122,13 @@ def demo(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Segment a picture of the embedded world by text, offline, and compare with the truth."""
+    """Segment a picture of the embedded world, offline, and compare with the truth."""
     show_logs(quiet=quiet, verbose=verbose)
     import PIL.Image
 
     from diffuseg import render
     from diffuseg.eval.datasets import SceneSet
-    from diffuseg.eval.runner import score_sample, segment_samples
+    from diffuseg.eval.scoring import find_rules, name_by_truth, score_sample, segment_samples
     from diffuseg.files import atomic_path
     from diffuseg.folders import write_result
     from diffuseg.image import read_image
@@ -132,9 +136,9 @@ def demo(
     data = SceneSet(seed=seed, n=index + 1)
     sample = data[index]
     segmenter = ready_segmenter(model, method, settings, device, True, quiet)
-    [result] = segment_samples(segmenter, [sample], data)
-    matrix = score_sample(sample, result, data)
-    iou = dict(zip(data.classes, matrix.iou().tolist(), strict=True))
+    rules = find_rules(segmenter.method, segmenter.model, data, n_images=1)
+    [result] = segment_samples(segmenter, [sample], data, rules)
+    counts = score_sample(sample, result, data, rules)
     image = read_image(sample.image)
     pictures = {
         "demo.png": render.side_by_side(image, result),
@@ -145,22 +149,32 @@ def demo(
         with atomic_path(output / name) as temporary:
             picture.save(temporary)
     write_result(result, output / "labels", ("png",))
-    figures = {name: round(iou[name], 4) for name in result.names}
-    mean = round(matrix.miou(), 4)
+    iou, true = counts.iou(), sample.present(len(data.classes))
+    figures = {data.classes[one]: round(float(iou[one]), 4) for one in true}
+    mean = round(counts.miou("gt_present"), 4)
     path = str((output / "demo.png").resolve())
+    told = "IoU against the truth"
+    names = {name: name for name in figures}
+    if not rules.named:
+        told += f", {len(result)} segments matched to it"
+        matched = name_by_truth(sample, result, data).names
+        found = dict(zip(matched, result.names, strict=True))
+        names = {name: f"{name} ({found.get(name, 'none')})" for name in figures}
     if as_json:
         print_json({"picture": path, "classes": list(result.names), "iou": figures, "miou": mean})
     else:
         if not quiet and stdout().is_terminal:
             show_preview(result, image)
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
-        stdout().print(f"{path}\nIoU against the truth: {shown}; mean {mean:.2f}", markup=False)
+        shown = ", ".join(f"{names[name]} {value:.2f}" for name, value in figures.items())
+        stdout().print(f"{path}\n{told}: {shown}; mean {mean:.2f}", markup=False)
 
 
 def record(
     image: Annotated[str, typer.Argument(help="An image file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A .safetensors file.")],
     classes: ClassesOption = None,
+    caption: CaptionOption = None,
+    captioner: CaptionerOption = None,
     model: ModelOption = None,
     method: MethodOption = None,
     settings: SetOption = None,
@@ -180,8 +194,9 @@ def record(
 
     held = read_image(image)
     segmenter = ready_segmenter(
-        model, method, settings, device, offline, quiet, classes=classes, seed=seed, size=size
-    )
+        model, method, settings, device, offline, quiet, classes=classes, caption=caption,
+        captioner=captioner, seed=seed, size=size,
+    )  # fmt: skip
     kept = segmenter.capture(held, everything=everything)
     kept.save(output)
     stdout().print(f"{output}\n{kept!r}", markup=False)
@@ -227,6 +242,8 @@ def _row(outcome: "Outcome") -> dict[str, object]:
     row |= {"outputs": [str(path) for path in outcome.outputs], "skipped": outcome.skipped}
     if outcome.segmentation is not None:
         row["areas"] = outcome.segmentation.areas
+        if outcome.segmentation.provenance.caption:
+            row["caption"] = outcome.segmentation.provenance.caption
         row["seconds"] = dict(outcome.segmentation.provenance.seconds)
     return row
 

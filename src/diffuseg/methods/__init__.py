@@ -7,10 +7,18 @@ recorded and turns a record into a segmentation; it knows no model.
 from diffuseg.errors import InputError
 from diffuseg.methods.attend import Attend
 from diffuseg.methods.diffseg import DiffSeg
-from diffuseg.methods.needs import Method, Model, Needs
+from diffuseg.methods.dinoseg import DinoSeg
+from diffuseg.methods.needs import Method, Model, Needs, backbone_of
+from diffuseg.methods.nouns import Caption, read_caption
+from diffuseg.methods.semantic import SemanticDiffSeg
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
-METHODS: dict[str, type[Attend] | type[DiffSeg]] = {"attend": Attend, "diffseg": DiffSeg}
+METHODS: dict[str, type[Attend] | type[DiffSeg]] = {
+    "attend": Attend,
+    "diffseg": DiffSeg,
+    "semantic-diffseg": SemanticDiffSeg,
+    "dinoseg": DinoSeg,
+}
 """Every method by the name users type."""
 
 DEFAULT_METHOD = "attend"
@@ -19,13 +27,18 @@ __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
     "Attend",
+    "Caption",
     "DiffSeg",
+    "DinoSeg",
     "Method",
     "Model",
     "Needs",
+    "SemanticDiffSeg",
+    "backbone_of",
     "find_method",
     "method_name",
     "parse_settings",
+    "read_caption",
     "with_preset",
     "with_settings",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffuseg import ops
 from diffuseg.errors import InputError
+from diffuseg.methods.attend import best_class
 
 
 @torch.no_grad()
@@ -94,15 +95,15 @@ def noun_maps(
 
 @torch.no_grad()
 def vote(
-    labels: Int[Tensor, "h w"],
+    labels: Int[Tensor, "H W"],
     nouns: Float[Tensor, "l h w"],
     voting: Literal["mean", "sum", "majority"] = "mean",
 ) -> tuple[Int[Tensor, " k"], Float[Tensor, "k l"], Int[Tensor, " k"]]:
     """Let nouns vote in every segment.
 
     Args:
-        labels: Segments, any numbers.
-        nouns: From `noun_maps`.
+        labels: Segments, numbered from 0; numbers may be missing.
+        nouns: From `noun_maps`. Where labels are finer, they are brought to their size one by one.
         voting: What a noun's score in a segment is. "mean" of its map (the authors' call); "sum"
             of its map (the paper's equation 11); "majority": the share of pixels where its map is
             the highest.
@@ -117,13 +118,25 @@ def vote(
         >>> ids.tolist(), best.tolist()
         ([3, 7], [1, 0])
     """
-    ids, index = labels.flatten().unique(return_inverse=True)
-    values = nouns.float().flatten(1).T  # [pixels, l]
+    hw = (labels.shape[0], labels.shape[1])
+    index = labels.flatten()
+    areas = index.bincount()
     if voting == "majority":
-        values = torch.nn.functional.one_hot(values.argmax(1), len(nouns)).float()
-    # float64: a segment may be most of a large image.
-    total = torch.zeros((len(ids), len(nouns)), dtype=torch.float64, device=labels.device)
-    total.index_add_(0, index, values.double())
+        winner = torch.from_numpy(best_class(nouns, hw)[0])
+        pairs = index * len(nouns) + winner.flatten().to(index)
+        total = pairs.bincount(minlength=len(areas) * len(nouns)).view(-1, len(nouns)).double()
+    else:
+        # float64: a segment may be most of a large image.
+        columns = [
+            index.bincount(
+                weights=ops.resize(one[None, None], hw).flatten().double(),
+                minlength=len(areas),
+            )
+            for one in nouns
+        ]
+        total = torch.stack(columns, dim=1)
+    ids = areas.nonzero().flatten()
+    total = total[ids]
     if voting != "sum":
-        total /= index.bincount(minlength=len(ids))[:, None]
+        total /= areas[ids, None]
     return ids, total.float(), total.argmax(1)

@@ -10,7 +10,8 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.prompts import TEMPLATE
 from diffuseg.result import Segmentation
 
-Prompting = Literal["empty", "joint", "per_class"]
+Prompting = Literal["empty", "joint", "per_class", "caption", "caption_and_empty"]
+Backbone = Literal["diffusion", "vit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class Needs:
         heads: Heads, by number; None: all.
         features: Modules whose outputs are kept.
         prompt: "empty": no text. "joint": all classes in one prompt, or in as few as fit.
-            "per_class": one prompt a class.
+            "per_class": one prompt a class. "caption": a caption of the image and its nouns, or the
+            classes in one prompt if there are some. "caption_and_empty": the empty prompt as well.
         template: The prompt, with {} for the classes.
         background: Words recorded beside the user's classes, as one class named "background".
         noise: Whether noise is added at the timestep, or the clean latents are shown.
@@ -55,6 +57,17 @@ class Model(Protocol):
     def unet(self) -> nn.Module: ...
     @property
     def preset(self) -> Mapping[str, Mapping[str, object]]: ...
+
+
+def backbone_of(method: object) -> Backbone:
+    """Return what a method runs on: what its class says as `backbone`, else a diffusion model.
+
+    Example:
+        >>> from diffuseg.methods import Attend
+        >>> backbone_of(Attend())
+        'diffusion'
+    """
+    return getattr(method, "backbone", "diffusion")
 
 
 @runtime_checkable

@@ -1,0 +1,179 @@
+"""The models a method runs on: found by name, loaded once, kept."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from diffuseg.backbones import KNOWN, Diffusion, Features, load, load_vit
+from diffuseg.backbones.captioner import load_captioner
+from diffuseg.errors import InputError, WeightsError
+from diffuseg.image import Image
+from diffuseg.methods.needs import Backbone
+
+MODEL_VARIABLE = "DIFFUSEG_MODEL"
+"""Environment variable that names the diffusion model used when none is given."""
+
+CAPTIONER = "Salesforce/blip-image-captioning-base"
+"""What writes captions for models that come without a captioner of their own (the paper's)."""
+
+Kind = Literal["diffusion", "vit", "captioner"]
+
+_LOADERS: dict[str, Callable[..., Any]] = {
+    "diffusion": load,
+    "vit": load_vit,
+    "captioner": load_captioner,
+}
+_ARTICLES: dict[str, str] = {"diffusion": "a diffusion model", "vit": "a vision transformer"}
+
+
+class ModelCache:
+    """The models this process has loaded by name, the latest `limit` of each kind.
+
+    `segment(..., model="sd1.5")` in a loop must not read gigabytes every time. Only names are kept
+    here; a model you loaded yourself is yours.
+
+    Example:
+        >>> cache = ModelCache(limit=1)
+        >>> len(cache)
+        0
+    """
+
+    def __init__(self, limit: int = 1) -> None:
+        self.limit = limit
+        self._models: OrderedDict[tuple[Kind, str, str | None], object] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def get(
+        self,
+        name: str,
+        *,
+        kind: Kind = "diffusion",
+        device: str | None = None,
+        offline: bool | None = None,
+    ) -> Any:
+        """Return the model of that name on that device, loading it if it is not there."""
+        key = (kind, name, device)
+        if key not in self._models:
+            same = [one for one in self._models if one[0] == kind]
+            for old in same[: len(same) - self.limit + 1]:
+                del self._models[old]
+            self._models[key] = _LOADERS[kind](name, device=device, offline=offline)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def clear(self) -> None:
+        """Forget all models, so that their memory can be freed."""
+        self._models.clear()
+
+
+loaded = ModelCache()
+"""What `segment` and `build_segmenter` keep of models named by text; `loaded.clear()` frees it."""
+
+
+def find_model(
+    model: object = None,
+    *,
+    backbone: Backbone = "diffusion",
+    device: str | None = None,
+    offline: bool | None = None,
+) -> Any:
+    """Return a model from a name, hub id or folder, or the model itself.
+
+    Args:
+        model: None means "mini" or, of diffusion models, the one that the environment variable
+            DIFFUSEG_MODEL names.
+        backbone: What it must be: "diffusion" or "vit", see `backbone_of`.
+        device: Where a named model is loaded, such as "cpu" or "cuda:1".
+        offline: Never use the network.
+
+    Raises:
+        InputError: No such model, not a model, or one of the other kind.
+        WeightsError: The weights are not to be had.
+    """
+    if model is None:
+        named = os.environ.get(MODEL_VARIABLE) if backbone == "diffusion" else None
+        model = named or "mini"
+    if isinstance(model, str | os.PathLike):
+        _check_name(model, backbone)
+        return loaded.get(os.fspath(model), kind=backbone, device=device, offline=offline)
+    is_diffusion = all(hasattr(model, name) for name in ("unet", "encode", "embed", "denoise"))
+    is_vit = not is_diffusion and isinstance(model, Features)
+    if not is_diffusion and not is_vit:
+        raise InputError(
+            "the model must be a name, a hub id, a folder or a loaded model",
+            got=type(model).__name__,
+            remedy='pass "mini", or the result of diffuseg.load()',
+        )
+    if is_vit != (backbone == "vit"):
+        raise _other_kind(backbone, repr(model))
+    return model
+
+
+def find_captioner(captioner: object, model: object) -> Callable[[list[Image]], list[Any]]:
+    """Return what writes captions, one for each of some images.
+
+    Args:
+        captioner: A name, hub id or folder; a loaded captioner; or a function of your own. None:
+            the one that comes with the model, else `CAPTIONER`.
+        model: Whose folder may have one, and on whose device it shall run.
+
+    Raises:
+        InputError: Nothing of the kind.
+        WeightsError: Its weights are not to be had.
+    """
+    if captioner is None:
+        source = str(getattr(model, "source", ""))
+        own = "mini" if source == "embedded" else source
+        has_own = own == "mini" or (Path(source) / "captioner" / "config.json").is_file()
+        captioner = own if has_own else CAPTIONER
+    if isinstance(captioner, str | os.PathLike):
+        device = str(getattr(model, "device", "cpu"))
+        try:
+            captioner = loaded.get(os.fspath(captioner), kind="captioner", device=device)
+        except WeightsError as error:
+            remedy = f"{error.remedy}; or give a caption, or classes"
+            raise WeightsError(error.expected, got=error.got, remedy=remedy) from error
+    write = getattr(captioner, "caption", captioner)
+    if not callable(write):
+        raise InputError(
+            "the captioner must be a name, a loaded captioner or a function",
+            got=repr(captioner),
+            remedy=f'leave it out, or pass "{CAPTIONER}" or lambda images: [...]',
+        )
+    return cast(Callable[[list[Image]], list[Any]], write)
+
+
+def model_name(model: Diffusion | Features) -> str:
+    """Return a model's name, with the source of its weights where that says more.
+
+    Example:
+        >>> model_name(load("mini"))  # doctest: +SKIP
+        'mini (embedded)'
+    """
+    return model.name if model.source == model.name else f"{model.name} ({model.source})"
+
+
+def _check_name(name: str | os.PathLike[str], backbone: Backbone) -> None:
+    """Refuse what is plainly of the other kind, before a loader says what it lacks."""
+    folder = Path(name).expanduser()
+    whole = (folder / "model_index.json").is_file()
+    part = (folder / "config.json").is_file() and not whole
+    alone = whole and not (folder / "vit").is_dir()
+    if backbone == "diffusion" and part:
+        raise _other_kind(backbone, str(name))
+    if backbone == "vit" and (alone or (name in KNOWN and name != "mini")):
+        raise _other_kind(backbone, str(name))
+
+
+def _other_kind(backbone: Backbone, got: str) -> InputError:
+    named = '"mini", "sd1.5"' if backbone == "diffusion" else '"mini", "facebook/dino-vitb8"'
+    methods = "diffseg, attend" if backbone == "vit" else "dinoseg"
+    return InputError(
+        f"the method runs on {_ARTICLES[backbone]}",
+        got=got,
+        remedy=f"use such a model ({named} or a folder), or another method ({methods})",
+    )
