@@ -13,6 +13,9 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- preset --> … <!-- /preset -->       its presets
     <!-- bundle --> … <!-- /bundle -->       what lies in its folder
     <!-- picture: samples.jpg TEXT --> … <!-- /picture -->   a picture of docs/assets
+    <!-- ablations: rows --> … <!-- /ablations -->   of `scripts/ablations.py`: the methods
+    <!-- ablations: tau --> … <!-- /ablations -->    the same: a setting varied
+    <!-- ablations: runs --> … <!-- /ablations -->   the same: with what, on what
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
 miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
@@ -100,6 +103,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "number", number)
     text = _replaced(text, "report", tables)
     text = _replaced(text, "models", lambda _: f"\n\n{_models()}\n\n")
+    text = _replaced(text, "ablations", lambda given: f"\n\n{_ablations(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -169,6 +173,113 @@ def _models() -> str:
 def _picture(given: str, assets: Path) -> str:
     name, text = given.split(maxsplit=1)
     return f"![{text}](../assets/{name})" if (assets / name).is_file() else PENDING
+
+
+def _ablations(given: str, assets: Path) -> str:
+    rows = _load(assets / "ablations" / "rows.json")
+    curves = _load(assets / "ablations" / "curves.json")
+    if rows is None or curves is None:
+        return PENDING
+    match given:
+        case "rows":
+            return _compared(rows)
+        case "names":
+            return _named(rows)
+        case "runs":
+            return _runs(rows, curves)
+    return _varied(curves, given)
+
+
+def _compared(rows: Mapping) -> str:
+    cells = [
+        (
+            one["label"],
+            *(f"{100 * one['metrics'][name]:.1f}" for name in ("acc", "miou", "miou_strict")),
+            f"{100 * one['metrics']['acc_majority']:.1f}",
+            f"{one['metrics']['segments']:.1f}",
+            f"{one['seconds_per_image']['median']:.2f}",
+            _set_fields(one),
+        )
+        for one in rows.values()
+        if "missing" not in one and not one["named"]
+    ]
+    head = (
+        "method", "ACC", "mIoU", "mIoU, classes of the image", "ACC, commonest class",
+        "segments", "seconds", "settings",
+    )  # fmt: skip
+    return _table(head, cells)
+
+
+def _named(rows: Mapping) -> str:
+    cells = [
+        (
+            one["label"],
+            f"{100 * one['acc']:.1f}",
+            f"{100 * one['miou']:.1f}",
+            f"{one['seconds_per_image']['median']:.2f}",
+            _set_fields(one),
+        )
+        for one in rows.values()
+        if "missing" not in one and one["named"]
+    ]
+    head = ("method", "pixels named right", "mIoU", "seconds", "settings")
+    missing = [f"{k}: {one['missing']}" for k, one in rows.items() if "missing" in one]
+    return _table(head, cells) + (f"\n\nNot measured: {'; '.join(missing)}." if missing else "")
+
+
+def _set_fields(row: Mapping) -> str:
+    shown = ("timestep", "tau", "anchors", "rounds", "k", "quantile", "masks_from")
+    given = row["parameters"]
+    return ", ".join(f"{name}={given[name]}" for name in shown if given.get(name) is not None)
+
+
+def _varied(curves: Mapping, name: str) -> str:
+    rows = [one for one in curves["rows"] if name in one["settings"]]
+    cells = [
+        (
+            str(one["settings"][name]),
+            *(f"{100 * one[figure]:.1f}" for figure in ("acc", "miou", "miou_strict")),
+            f"{one['segments']:.1f}",
+            f"{one['seconds']:.2f}",
+        )
+        for one in rows
+    ]
+    head = (f"`{name}`", "ACC", "mIoU", "mIoU, classes of the image", "segments", "seconds")
+    best = max(rows, key=lambda one: one["acc"])
+    worst = min(rows, key=lambda one: one["acc"])
+    note = (
+        f"Most accurate at {best['settings'][name]}; between the best and the worst value lie "
+        f"{100 * (best['acc'] - worst['acc']):.1f} points of ACC."
+    )
+    picture = f"![ACC, mIoU and number of segments over {name}](../assets/ablations/{name}.png)"
+    return "\n\n".join((_table(head, cells), note, picture))
+
+
+def _runs(rows: Mapping, curves: Mapping) -> str:
+    measured = [one for one in rows.values() if "missing" not in one]
+    weights = {
+        one["model"].get("unet_sha256") or one["model"].get("vit_sha256"): one["model"]["name"]
+        for one in [*measured, curves]
+    }
+    images = sorted({one["n_images"] for one in measured})
+    lines = [
+        (
+            "curves",
+            f"{curves['n_images']} of {curves['dataset']}, {curves['split']}, "
+            f"stream {curves['seed']}; other settings: "
+            + ", ".join(f"{k}={v}" for k, v in curves["fixed"].items()),
+        ),
+        (
+            "methods",
+            f"{' or '.join(map(str, images))} of {curves['dataset']}, "
+            f"{measured[0]['split']}, stream {measured[0]['seed']}"
+            if measured
+            else "none",
+        ),
+        ("weights", ", ".join(f"{name} `{digest[:16]}`" for digest, name in weights.items())),
+        ("versions", ", ".join(f"{k} {v}" for k, v in curves["versions"].items())),
+    ]
+    return _table(("what", "which"), lines)
 
 
 def _quality() -> str:

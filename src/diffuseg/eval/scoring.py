@@ -20,7 +20,7 @@ from diffuseg.result import IGNORE, Segmentation
 Given = Literal["classes", "count", "mean_count", "nothing"]
 """What of the truth a method may be told, see `Rules`."""
 
-_COUNTED = "clusters"  # the field of a method that is the number of segments it makes
+_COUNTED = "k"  # the field of a method that is the number of segments it makes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,163 @@
+"""Measure DiffSeg, its baselines and its relatives on Scenes for docs/guides/ablations.md.
+
+    python scripts/ablations.py --report out/ablations     about a quarter of an hour on one core
+    python scripts/docs.py                                 fills the page from what was measured
+
+Two parts. The curves of the paper's Fig. 11: one setting at a time, on scenes of the split "val".
+The rows of its table: DiffSeg, k-means, DBSCAN and DinoSeg, and names by Semantic DiffSeg, on
+scenes of the split "test", on which nothing was chosen: the `quantile` of DBSCAN is the best on
+"val".
+
+Stopped runs go on where they were. What the page shows is copied to docs/assets/ablations. A method
+that cannot be run, because a companion of the model is missing, is left out and named.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "docs" / "assets" / "ablations"
+sys.path.insert(0, str(ROOT / "src"))
+
+TIMESTEPS = [1, 100, 200, 300, 400, 500]
+ANCHORS = [4, 8, 16, 32]
+ROUNDS = [2, 3, 4, 5, 6, 7]
+SHARES_OF_TAU = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+QUANTILES = [0.01, 0.02, 0.05, 0.1, 0.2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--report", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--limit", type=int, default=200, help="scenes of a row")
+    parser.add_argument("--curves", type=int, default=60, help="scenes of the curves")
+    parser.add_argument("--tau", type=float, help="of the curves; else the model's preset")
+    parser.add_argument("--only", nargs="*", help="rows to measure, by name; else all")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    measure_curves(options)
+    measure_rows(options)
+
+
+def measure_curves(options: argparse.Namespace) -> None:
+    """Vary t, M, N and tau one by one."""
+    from diffuseg.api import find_model
+    from diffuseg.eval.sweep import sweep
+
+    model = find_model(options.model)
+    preset = model.preset.get("diffseg", {})
+    held = preset.get("tau")
+    tau = options.tau or (held if isinstance(held, int | float) else 0.02)
+    grid = {
+        "timestep": TIMESTEPS,
+        "anchors": ANCHORS,
+        "rounds": ROUNDS,
+        "tau": [float(f"{share * tau:.3g}") for share in SHARES_OF_TAU],
+    }
+    from diffuseg.methods import DiffSeg
+
+    folder = options.report / "curves"
+    found = timed(
+        "curves",
+        sweep,
+        "scenes",
+        grid,
+        method=DiffSeg(tau=tau),
+        model=model,
+        one_by_one=True,
+        split="val",
+        limit=options.curves,
+        by="acc",
+        report=folder,
+    )
+    ASSETS.mkdir(parents=True, exist_ok=True)
+    (ASSETS / "curves.json").write_text(found.to_json(), encoding="utf-8")
+    for name in grid:
+        shutil.copyfile(folder / f"{name}.png", ASSETS / f"{name}.png")
+
+
+def measure_rows(options: argparse.Namespace) -> None:
+    """Score every method of the table."""
+    from diffuseg.errors import DiffusegError
+    from diffuseg.eval.runner import evaluate
+    from diffuseg.methods import METHODS
+
+    path = ASSETS / "rows.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows: dict[str, Any] = {}
+    for name, label, method, given in table():
+        if method not in METHODS or (options.only is not None and name not in options.only):
+            if name in known:
+                rows[name] = known[name]
+            continue
+        settings = {"quantile": best_quantile(options)} if method == "dbscan" else {}
+        try:
+            found = timed(
+                name,
+                evaluate,
+                "scenes",
+                method=METHODS[method](**settings),  # type: ignore[arg-type]
+                model=options.model,
+                limit=options.limit,
+                given=given,
+                report=options.report / name,
+            )
+        except DiffusegError as error:
+            rows[name] = {"label": label, "missing": str(error).splitlines()[0]}
+            continue
+        rows[name] = {"label": label, "named": not found.uses_gt_assignment, **found.to_dict()}
+        for unneeded in ("per_class", "versions", "peak_memory_mb", "skipped"):
+            rows[name].pop(unneeded)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def table() -> list[tuple[str, str, str, str | None]]:
+    """Name, label, method and what is given, of every row."""
+    return [
+        ("diffseg", "DiffSeg", "diffseg", None),
+        ("kmeans-c", "k-means, k the average number of classes", "kmeans", "mean_count"),
+        ("kmeans-s", "k-means, k the number of classes of the image", "kmeans", "count"),
+        ("dbscan", "DBSCAN, the best neighbourhood", "dbscan", None),
+        ("dinoseg", "DinoSeg", "dinoseg", None),
+        ("semantic", "Semantic DiffSeg, words of the captioner", "semantic-diffseg", "nothing"),
+        ("semantic-given", "Semantic DiffSeg, classes given", "semantic-diffseg", "classes"),
+    ]
+
+
+def best_quantile(options: argparse.Namespace) -> float:
+    """The neighbourhood with which DBSCAN is most accurate on other scenes."""
+    from diffuseg.eval.sweep import sweep
+
+    folder = options.report / "quantile"
+    found = timed(
+        "quantile",
+        sweep,
+        "scenes",
+        {"quantile": QUANTILES},
+        method="dbscan",
+        model=options.model,
+        split="val",
+        limit=max(1, options.curves // 3),
+        by="acc",
+        report=folder,
+    )
+    return found.best["settings"]["quantile"]
+
+
+def timed(name: str, run: Any, *args: Any, **options: Any) -> Any:
+    start, cpu = time.time(), time.process_time()
+    found = run(*args, **options)
+    spent, used = time.time() - start, time.process_time() - cpu
+    logging.info("%s: %.0f s, %.0f s of the processor", name, spent, used)
+    return found
+
+
+if __name__ == "__main__":
+    main()
