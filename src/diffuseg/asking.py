@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diffuseg.backbones import Diffusion
+from diffuseg.backbones import Diffusion, Features
 from diffuseg.errors import InputError
 from diffuseg.image import Image
 from diffuseg.methods.needs import Needs
@@ -74,7 +74,8 @@ def write_captions(images: Sequence[Image], captioner: object, model: Diffusion)
         InputError: No such captioner, or it does not give one text an image.
         WeightsError: Its weights are not to be had.
     """
-    texts = list(find_captioner(captioner, model)(list(images)))
+    found = find_captioner(captioner, model)
+    texts = list(getattr(found, "caption", found)(list(images)))
     if len(texts) != len(images):
         raise InputError(
             "a captioner must give one text for every image",
@@ -90,15 +91,21 @@ def write_captions(images: Sequence[Image], captioner: object, model: Diffusion)
     ]
 
 
-def ask(model: Diffusion, needs: Needs, words: Words) -> Asked:
+def ask(model: Diffusion | Features, needs: Needs, words: Words) -> Asked:
     """Return the prompts of an image, every word known to the model and within its reach.
 
     Raises:
         InputError: The method needs classes or a caption and has none, or takes no caption; the
-            model cannot know a word.
+            model cannot know a word, or reads none.
     """
     if needs.prompt == "empty":
         return Asked(_EMPTY, ())
+    if isinstance(model, Features):
+        raise InputError(
+            "methods with a prompt need a model that reads text",
+            got=f"{model.name}, a vision transformer",
+            remedy='use needs with prompt="empty"',
+        )
     if words.caption is not None:
         if not takes_captions(needs):
             raise InputError(

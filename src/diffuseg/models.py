@@ -4,12 +4,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from diffuseg.backbones import KNOWN, Diffusion, Features, load, load_vit
 from diffuseg.backbones.captioner import load_captioner
 from diffuseg.errors import InputError, WeightsError
-from diffuseg.image import Image
 from diffuseg.methods.needs import Backbone
 
 MODEL_VARIABLE = "DIFFUSEG_MODEL"
@@ -113,13 +112,14 @@ def find_model(
     return model
 
 
-def find_captioner(captioner: object, model: object) -> Callable[[list[Image]], list[Any]]:
-    """Return what writes captions, one for each of some images.
+def find_captioner(captioner: object, model: object, *, offline: bool | None = None) -> Any:
+    """Return what writes captions: something with a method `caption`, or a function.
 
     Args:
-        captioner: A name, hub id or folder; a loaded captioner; or a function of your own. None:
-            the one that comes with the model, else `CAPTIONER`.
+        captioner: A name, hub id or folder; a loaded captioner; or a function from a list of images
+            to a list of texts. None: the one that comes with the model, else `CAPTIONER`.
         model: Whose folder may have one, and on whose device it shall run.
+        offline: Never use the network.
 
     Raises:
         InputError: Nothing of the kind.
@@ -133,18 +133,19 @@ def find_captioner(captioner: object, model: object) -> Callable[[list[Image]], 
     if isinstance(captioner, str | os.PathLike):
         device = str(getattr(model, "device", "cpu"))
         try:
-            captioner = loaded.get(os.fspath(captioner), kind="captioner", device=device)
+            captioner = loaded.get(
+                os.fspath(captioner), kind="captioner", device=device, offline=offline
+            )
         except WeightsError as error:
             remedy = f"{error.remedy}; or give a caption, or classes"
             raise WeightsError(error.expected, got=error.got, remedy=remedy) from error
-    write = getattr(captioner, "caption", captioner)
-    if not callable(write):
+    if not callable(getattr(captioner, "caption", captioner)):
         raise InputError(
             "the captioner must be a name, a loaded captioner or a function",
             got=repr(captioner),
             remedy=f'leave it out, or pass "{CAPTIONER}" or lambda images: [...]',
         )
-    return cast(Callable[[list[Image]], list[Any]], write)
+    return captioner
 
 
 def model_name(model: Diffusion | Features) -> str:

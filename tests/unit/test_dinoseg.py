@@ -212,3 +212,9 @@ def test_settings_a_vit_has_no_use_for(settings):
 def test_words_are_refused(vit, words):
     with pytest.raises(InputError, match="for dinoseg, which finds segments without names"):
         ds.segment(picture(), model=vit, method="dinoseg", **words)
+
+
+def test_a_vit_reads_no_prompt(vit):
+    needs = Needs(timesteps=(), kinds=("self",), prompt="joint")
+    with pytest.raises(InputError, match="need a model that reads text"):
+        ds.capture(picture(), vit, needs, "cat")

@@ -75,11 +75,17 @@ def ready_segmenter(
     **options: object,
 ) -> "Segmenter":
     from diffuseg.api import build_segmenter, find_model
+    from diffuseg.asking import takes_captions
     from diffuseg.methods import backbone_of
+    from diffuseg.models import find_captioner
 
     chosen = build_method(method, settings)
     backbone = backbone_of(chosen)
     loaded = find_model(model, backbone=backbone, device=device, offline=offline)
+    unsaid = not any(options.get(name) for name in ("classes", "caption"))
+    if unsaid and takes_captions(chosen.needs(loaded)):
+        named = options.get("captioner")
+        options["captioner"] = find_captioner(named, loaded, offline=offline)
     segmenter = build_segmenter(loaded, chosen, **given(**options))
     say_model(loaded, chosen, quiet)
     return segmenter
