@@ -151,6 +151,39 @@ def attend(
     return result.div_(q.shape[1])
 
 
+@torch.no_grad()
+def head_divergence(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b h m d"],
+    *,
+    scale: float,
+    bias: Float[Tensor, "b _ m"] | None = None,
+    chunk: int | None = None,
+) -> Float[Tensor, "b n"]:
+    """How far apart the heads of a query are: mean symmetric KL divergence of all pairs, in nats.
+
+    No pair is formed. With the mean over heads of the logarithms taken from each, the sum over
+    pairs is one of products of every head with itself, and nothing that cancels is left.
+
+    Args:
+        q: Queries, of two heads or more.
+        k: Keys.
+        scale: As for `attention_maps`, like `bias` and `chunk`.
+        bias: Added to the scores of every head.
+        chunk: Query rows at a time.
+
+    Example:
+        >>> head_divergence(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 5, 4), scale=0.5)
+        tensor([[0., 0., 0.]])
+    """
+    result = q.new_empty((q.shape[0], q.shape[2]), dtype=torch.float32)
+    for rows, part, maps in _chunks(q, k, scale=scale, bias=bias, chunk=chunk):
+        logs = maps.clamp_min(torch.finfo(torch.float32).tiny).log_()
+        logs.sub_(logs.mean(1, keepdim=True))
+        result[rows, part] = logs.mul_(maps).sum((1, 3))
+    return result.div_(q.shape[1] - 1)
+
+
 def _chunks(
     q: Tensor, k: Tensor, *, scale: float, bias: Tensor | None, chunk: int | None
 ) -> Iterator[tuple[slice, slice, Tensor]]:

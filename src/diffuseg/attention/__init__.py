@@ -2,6 +2,7 @@
 
 from diffuseg.attention.attention_record import AttentionRecord
 from diffuseg.attention.captured import RecordHeader
+from diffuseg.attention.heads import HeadDivergence, head_divergence
 from diffuseg.attention.intervention import AddToOutput, InjectQK, ReplaceOutput, intervene
 from diffuseg.attention.layers import LayerId, layers_of
 from diffuseg.attention.recorder import Recorder
@@ -11,6 +12,7 @@ from diffuseg.attention.reduce import HeadMean, TokenColumns
 __all__ = [
     "AddToOutput",
     "AttentionRecord",
+    "HeadDivergence",
     "HeadMean",
     "InjectQK",
     "LayerId",
@@ -19,6 +21,7 @@ __all__ = [
     "ReplaceOutput",
     "TokenColumns",
     "estimate_bytes",
+    "head_divergence",
     "intervene",
     "layers_of",
     "record",
