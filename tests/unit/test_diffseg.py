@@ -136,9 +136,39 @@ def test_refined_halves(refine):
     assert (seg.labels == (np.arange(32) >= 16)[None]).all()
 
 
-def test_constant_attention_is_one_segment():
-    seg = DiffSeg()(made_up(torch.full((1, 16, 16), 1 / 16)))
+@pytest.mark.parametrize("tau", [1.0, 1e-4, "auto"])
+def test_constant_attention_is_one_segment(tau):
+    seg = DiffSeg(tau=tau)(made_up(torch.full((1, 16, 16), 1 / 16)))
     assert len(seg) == len(seg.names) == 1
+
+
+def test_all_anchors_merge_into_one():
+    seg = DiffSeg(tau=1e9)(made_up(halves(), image_hw=(32, 32)), scores=True)
+    assert seg.names == ("segment 0",)
+    assert (seg.labels == 0).all()
+    np.testing.assert_allclose(seg.scores.sum() / 64, halves()[0].mean(0).sum(), rtol=1e-5)
+
+
+def test_no_anchors_merge():
+    # A map for every cell, each highest at its own: as many segments as there are anchors.
+    values = torch.eye(16)[None] + 0.01 / 16
+    seg = DiffSeg(tau=1e-9, anchors=4)(made_up(values / values.sum(-1, keepdim=True)))
+    assert len(seg) == len(seg.names) == 16
+    assert len(np.unique(seg.labels)) == 16
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_the_threshold_can_be_left_to_the_image(scale):
+    maps = halves() ** scale
+    record = made_up(maps / maps.sum(-1, keepdim=True), image_hw=(32, 32))
+    seg = DiffSeg(tau="auto")(record)
+    assert (seg.labels == (np.arange(32) >= 16)[None]).all()
+    assert seg.provenance.parameters["tau"] == "auto"
+    assert with_settings(DiffSeg(), {"tau": "auto"}) == DiffSeg(tau="auto")
+    with pytest.raises(InputError, match="tau must be a number"):
+        with_settings(DiffSeg(), {"tau": "automatic"})
+    if scale < 1:
+        assert len(DiffSeg()(record)) == 1  # the paper's threshold, for Stable Diffusion
 
 
 def test_numbers_by_area_on_request():

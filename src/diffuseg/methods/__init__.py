@@ -6,6 +6,7 @@ recorded and turns a record into a segmentation; it knows no model.
 
 from diffuseg.errors import InputError
 from diffuseg.methods.attend import Attend
+from diffuseg.methods.clustering import Clustering, Dbscan, KMeans
 from diffuseg.methods.diffseg import DiffSeg
 from diffuseg.methods.dinoseg import DinoSeg
 from diffuseg.methods.needs import Method, Model, Needs, backbone_of
@@ -13,11 +14,13 @@ from diffuseg.methods.nouns import Caption, read_caption
 from diffuseg.methods.semantic import SemanticDiffSeg
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
-METHODS: dict[str, type[Attend] | type[DiffSeg]] = {
+METHODS: dict[str, type[Attend] | type[DiffSeg] | type[Clustering]] = {
     "attend": Attend,
     "diffseg": DiffSeg,
     "semantic-diffseg": SemanticDiffSeg,
     "dinoseg": DinoSeg,
+    "kmeans": KMeans,
+    "dbscan": Dbscan,
 }
 """Every method by the name users type."""
 
@@ -28,8 +31,10 @@ __all__ = [
     "METHODS",
     "Attend",
     "Caption",
+    "Dbscan",
     "DiffSeg",
     "DinoSeg",
+    "KMeans",
     "Method",
     "Model",
     "Needs",

@@ -5,30 +5,21 @@ al., CVPR 2024). The steps on tensors are in `merging`.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.methods.attend import best_class
-from diffuseg.methods.merging import (
-    Grid,
-    Precision,
-    Weighting,
-    aggregate,
-    anchor_grid,
-    merge,
-    refine_maps,
-    resolution_weights,
-)
+from diffuseg.methods.anchors import Grid, anchor_grid
+from diffuseg.methods.divergence import Precision
+from diffuseg.methods.fusing import Weighting, fuse_record
+from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import recorded_preset, with_preset
-from diffuseg.provenance import Provenance
+from diffuseg.methods.suppression import suppress
 from diffuseg.result import Segmentation
 
 log = logging.getLogger(__name__)
@@ -66,6 +57,8 @@ class DiffSeg:
             as many as `tau` has values.
         tau: Symmetric KL divergence below which maps are merged, in nats; one for all rounds or
             one each. 1.0 (paper, 9.6, "in the wild"). It depends on the model more than all else.
+            "auto": found anew for every image, from how far its anchors are apart; see
+            `threshold.automatic_tau`.
         reuse_matched: Whether a map that was merged counts in later groups of the same round, as in
             the authors' code; False is the paper's algorithm 1.
         refine: "none"; "kmeans": proposals are refined by k-means on the cells' maps (the authors'
@@ -90,7 +83,7 @@ class DiffSeg:
     anchors: int | None = None
     grid: Grid | None = None
     rounds: int | None = None
-    tau: float | tuple[float, ...] | None = None
+    tau: float | tuple[float, ...] | Literal["auto"] | None = None
     reuse_matched: bool = True
     refine: Literal["none", "kmeans", "kl"] = "none"
     kl_dtype: Precision = "float32"
@@ -139,17 +132,11 @@ class DiffSeg:
         chosen = self._filled(recorded_preset(record, "diffseg"))
 
         # 1. One map over the image for every cell of the finest grid
-        grids = record.grids("self")
-        fused = aggregate(_grid_means(record, grids), grids, _weights(record, chosen))  # [1, n, n]
-        if not fused.isfinite().all():
-            raise InputError(
-                "attention must be finite",
-                got="a record with NaN or infinite maps",
-                remedy="capture it again, in float32 if half precision overflows",
-            )
+        fused, (height, width) = fuse_record(  # [1, n, n]
+            record, _given(chosen.weighting), chosen.weights, normalise=chosen.normalise
+        )
 
         # 2. Anchors gather the maps near their own, then merge among themselves
-        height, width = grids[0]
         points = anchor_grid((height, width), _given(chosen.anchors), _given(chosen.grid))
         anchors = torch.from_numpy(points[:, 0] * width + points[:, 1]).to(fused.device)
         [found] = merge(
@@ -160,6 +147,8 @@ class DiffSeg:
             precision=chosen.kl_dtype,
         )
         log.debug("maps after each round: %s", found.counts)
+        if chosen.tau == "auto":
+            log.info("tau %.4g, found from the image", found.taus[0])
         if not len(found.maps):
             raise InputError(
                 "at least one anchor must keep its map",
@@ -173,21 +162,14 @@ class DiffSeg:
             _, maps = refine_maps(fused[0], maps, chosen.refine)
 
         # 4. At each pixel of the user's image, the highest map suppresses the others
-        hw = record.header.image_hw or record.header.input_hw or grids[0]
-        labels, planes = best_class(maps.unflatten(1, (height, width)), hw, keep=scores)
-        names = None if chosen.relabel else tuple(f"segment {i}" for i in range(len(maps)))
-        return Segmentation.from_labels(
-            labels,
-            names,
-            scores=planes,
-            provenance=Provenance(
-                model=record.header.model,
-                method="diffseg",
-                parameters=asdict(chosen),
-                seed=record.header.seed,
-                image_hw=record.header.image_hw,
-                working_hw=record.header.input_hw,
-            ),
+        return suppress(
+            record,
+            maps,
+            (height, width),
+            method="diffseg",
+            parameters=asdict(chosen),
+            relabel=chosen.relabel,
+            scores=scores,
         )
 
     def _filled(self, preset: Mapping[str, object]) -> "DiffSeg":
@@ -206,38 +188,22 @@ class DiffSeg:
         return with_preset(known, general)
 
 
-def _grid_means(
-    record: AttentionRecord, grids: tuple[tuple[int, int], ...]
-) -> Iterator[Float[Tensor, "1 _ _"]]:
-    """Mean over layers, heads and prompts of each grid; one prompt at a time, they are large."""
-    for hw in grids:
-        total = record.rows(0).self_attention(hw)
-        for row in range(1, record.batch):
-            total.add_(record.rows(row).self_attention(hw))
-        yield total.div_(record.batch)
-
-
-def _weights(record: AttentionRecord, method: DiffSeg) -> tuple[float, ...]:
-    grids = record.grids("self")
-    if method.weights is None:
-        layers = [
-            sum(one.kind == "self" and record.grid(one) == hw for one in record.layers)
-            for hw in grids
-        ]
-        return resolution_weights(grids, _given(method.weighting), layers=layers)
-    whole = sum(method.weights) if method.normalise else 1.0
-    return tuple(one / whole for one in method.weights)
-
-
-def _taus(method: DiffSeg) -> tuple[float, ...]:
-    tau = _given(method.tau)
-    return tau if isinstance(tau, tuple) else (tau,) * _given(method.rounds)
+def _taus(method: DiffSeg) -> tuple[Tau, ...]:
+    tau = method.tau
+    if isinstance(tau, tuple):
+        return tau
+    rounds = _given(method.rounds)
+    return ("auto",) * rounds if tau == "auto" else (_given(tau),) * rounds
 
 
 def _given(value: T | None) -> T:
     if value is None:
         raise TypeError("a setting was left open")
     return value
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def _check(method: DiffSeg) -> None:
@@ -260,7 +226,11 @@ def _check(method: DiffSeg) -> None:
             method.anchors,
         ),
         (rounds is None or rounds >= 1, "rounds must be 1 or more", rounds),
-        (bool(taus) and all(one is None or one > 0 for one in taus), "tau must be positive", taus),
+        (
+            bool(taus) and all(one in (None, "auto") or _positive(one) for one in taus),
+            'tau must be positive, or "auto"',
+            taus,
+        ),
         (
             rounds is None or not isinstance(method.tau, tuple) or len(method.tau) == rounds,
             "there must be one tau for all rounds, or one for each",

@@ -1,6 +1,6 @@
 """The self-attention of several resolutions fused into one map a cell."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg import ops
+from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.divergence import rows_that_fit
 
@@ -100,3 +101,56 @@ def aggregate(
             target = tiled[:, start : start + lines]
             target.add_(fine.view(batch, target.shape[1], 1, w, 1, n))
     return total
+
+
+def fuse_record(
+    record: AttentionRecord,
+    weighting: Weighting = "proportional",
+    weights: Sequence[float] | None = None,
+    *,
+    normalise: bool = False,
+) -> tuple[Float[Tensor, "1 n n"], tuple[int, int]]:
+    """Fuse all self-attention of a record of one image; prompts are averaged.
+
+    Args:
+        record: Rows of its batch are prompts of the same image.
+        weighting: As for `resolution_weights`, used without `weights`.
+        weights: One a grid, finest first.
+        normalise: Whether `weights` are divided by their sum.
+
+    Returns:
+        The map of every cell, and height and width of the grid of cells.
+
+    Raises:
+        InputError: There is no self-attention, its grids or the weights do not fit, or there are
+            numbers that are not finite.
+    """
+    grids = record.grids("self")
+    if weights is None:
+        layers = [
+            sum(one.kind == "self" and record.grid(one) == hw for one in record.layers)
+            for hw in grids
+        ]
+        shares = resolution_weights(grids, weighting, layers=layers)
+    else:
+        whole = sum(weights) if normalise else 1.0
+        shares = tuple(one / whole for one in weights)
+    fused = aggregate(_grid_means(record, grids), grids, shares)
+    if not fused.isfinite().all():
+        raise InputError(
+            "attention must be finite",
+            got="a record with NaN or infinite maps",
+            remedy="capture it again, in float32 if half precision overflows",
+        )
+    return fused, grids[0]
+
+
+def _grid_means(
+    record: AttentionRecord, grids: tuple[tuple[int, int], ...]
+) -> Iterator[Float[Tensor, "1 _ _"]]:
+    """Mean over layers, heads and prompts of each grid; one prompt at a time, they are large."""
+    for hw in grids:
+        total = record.rows(0).self_attention(hw)
+        for row in range(1, record.batch):
+            total.add_(record.rows(row).self_attention(hw))
+        yield total.div_(record.batch)

@@ -24,11 +24,15 @@ from torch import Tensor
 from diffuseg.methods.anchors import Grid, anchor_grid, anchor_points
 from diffuseg.methods.divergence import Precision, anchor_distances, distances, mean_of
 from diffuseg.methods.fusing import Weighting, aggregate, resolution_weights
+from diffuseg.methods.threshold import automatic_tau
+
+Tau = float | Literal["auto"]
 
 __all__ = [
     "Grid",
     "Precision",
     "Proposals",
+    "Tau",
     "Weighting",
     "aggregate",
     "anchor_distances",
@@ -51,10 +55,12 @@ class Proposals:
     Attributes:
         maps: One map over the cells a proposal, in the order in which anchors claimed them.
         counts: How many maps there were after each pass.
+        taus: The threshold of each pass.
     """
 
     maps: Float[Tensor, "k m"]
     counts: tuple[int, ...]
+    taus: tuple[float, ...]
 
 
 def group_near(near: Bool[np.ndarray, "k k"], *, reuse: bool = True) -> Bool[np.ndarray, "j k"]:
@@ -100,7 +106,7 @@ def merge_pass(
 def merge(
     fused: Float[Tensor, "b n m"],
     anchors: Int[Tensor, " k"],
-    taus: Sequence[float],
+    taus: Sequence[Tau],
     *,
     reuse: bool = True,
     precision: Precision = "float32",
@@ -114,7 +120,8 @@ def merge(
     Args:
         fused: From `aggregate`.
         anchors: Indices of cells, in the order in which they may claim.
-        taus: Threshold of every pass, in nats; the first is of the anchors' pass.
+        taus: Threshold of every pass, in nats; the first is of the anchors' pass. "auto": what the
+            divergences of the image's anchors from each other suggest, see `automatic_tau`.
         reuse: Whether maps claimed in a pass count in later groups of it, see `group_near`.
         precision: As for `anchor_distances`.
         chunk: As for `distances`.
@@ -127,15 +134,30 @@ def merge(
         (4, 2)
     """
     apart = anchor_distances(fused, anchors, precision=precision, chunk=chunk)
-    first = mean_of(apart < taus[0], fused)  # [b, k, m]
+    known = [_thresholds(one, anchors, taus) for one in apart]
+    limits = apart.new_tensor([one[0] for one in known])
+    first = mean_of(apart < limits[:, None, None], fused)  # [b, k, m]
     results: list[Proposals] = []
-    for maps in first:
+    for maps, chosen in zip(first, known, strict=True):
         counts = [len(maps)]
-        for tau in taus[1:]:
+        for tau in chosen[1:]:
             maps = merge_pass(_known(maps), tau, reuse=reuse)
             counts.append(len(maps))
-        results.append(Proposals(_known(maps), tuple(counts)))
+        results.append(Proposals(_known(maps), tuple(counts), chosen))
     return results
+
+
+def _thresholds(
+    apart: Float[Tensor, "k n"], anchors: Int[Tensor, " k"], taus: Sequence[Tau]
+) -> tuple[float, ...]:
+    """The threshold of each pass over one image's maps."""
+    if "auto" not in taus:
+        return tuple(map(float, taus))
+    k = len(anchors)
+    among = apart[:, anchors]
+    above = torch.ones_like(among, dtype=torch.bool).triu(1)
+    found = automatic_tau(among[above] if k > 1 else apart)
+    return tuple(found if tau == "auto" else float(tau) for tau in taus)
 
 
 def _known(maps: Float[Tensor, "k m"]) -> Float[Tensor, "j m"]:
