@@ -5,8 +5,8 @@
 
 Two parts. The curves of the paper's Fig. 11: one setting at a time, on scenes of the split "val".
 The rows of its table: DiffSeg, k-means, DBSCAN and DinoSeg, and names by Semantic DiffSeg, on
-scenes of the split "test", on which nothing was chosen: the `quantile` of DBSCAN is the best on
-"val".
+scenes of the split "test", on which nothing was chosen: the `quantile` of DBSCAN and the
+fixed threshold of DiffSeg are the best on "val".
 
 Stopped runs go on where they were. What the page shows is copied to docs/assets/ablations. A method
 that cannot be run, because a companion of the model is missing, is left out and named.
@@ -28,6 +28,19 @@ sys.path.insert(0, str(ROOT / "src"))
 TIMESTEPS = [1, 100, 200, 300, 400, 500]
 ANCHORS = [4, 8, 16, 32]
 ROUNDS = [2, 3, 4, 5, 6, 7]
+TABLE: list[tuple[str, str, str, str | None]] = [
+    ("diffseg", "DiffSeg", "diffseg", None),
+    ("diffseg-auto", "DiffSeg, the threshold from the image", "diffseg", None),
+    ("diffseg-fixed", "DiffSeg, the best fixed threshold", "diffseg", None),
+    ("kmeans-c", "k-means, k the average number of classes", "kmeans", "mean_count"),
+    ("kmeans-s", "k-means, k the number of classes of the image", "kmeans", "count"),
+    ("dbscan", "DBSCAN, the best neighbourhood", "dbscan", None),
+    ("dinoseg", "DinoSeg", "dinoseg", None),
+    ("semantic", "Semantic DiffSeg, words of the captioner", "semantic-diffseg", "nothing"),
+    ("semantic-given", "Semantic DiffSeg, classes given", "semantic-diffseg", "classes"),
+]
+"""Name, label, method and what is given, of every row."""
+
 SHARES_OF_TAU = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 QUANTILES = [0.01, 0.02, 0.05, 0.1, 0.2]
 
@@ -38,7 +51,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--limit", type=int, default=200, help="scenes of a row")
     parser.add_argument("--curves", type=int, default=60, help="scenes of the curves")
-    parser.add_argument("--tau", type=float, help="of the curves; else the model's preset")
+    parser.add_argument("--tau", type=float, help="middle of the curves; else the preset's")
     parser.add_argument("--only", nargs="*", help="rows to measure, by name; else all")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -74,7 +87,7 @@ def measure_curves(options: argparse.Namespace) -> None:
         one_by_one=True,
         split="val",
         limit=options.curves,
-        by="acc",
+        by="miou",
         report=folder,
     )
     ASSETS.mkdir(parents=True, exist_ok=True)
@@ -92,12 +105,13 @@ def measure_rows(options: argparse.Namespace) -> None:
     path = ASSETS / "rows.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows: dict[str, Any] = {}
-    for name, label, method, given in table():
-        if method not in METHODS or (options.only is not None and name not in options.only):
-            if name in known:
-                rows[name] = known[name]
+    for name, label, method, given in TABLE:
+        if options.only is not None and name not in options.only:
+            rows |= {name: known[name]} if name in known else {}
             continue
-        settings = {"quantile": best_quantile(options)} if method == "dbscan" else {}
+        settings = settings_of(name, method, options)
+        if settings is None:
+            continue
         try:
             found = timed(
                 name,
@@ -109,7 +123,7 @@ def measure_rows(options: argparse.Namespace) -> None:
                 given=given,
                 report=options.report / name,
             )
-        except DiffusegError as error:
+        except (DiffusegError, ImportError) as error:
             rows[name] = {"label": label, "missing": str(error).splitlines()[0]}
             continue
         rows[name] = {"label": label, "named": not found.uses_gt_assignment, **found.to_dict()}
@@ -118,21 +132,37 @@ def measure_rows(options: argparse.Namespace) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def table() -> list[tuple[str, str, str, str | None]]:
-    """Name, label, method and what is given, of every row."""
-    return [
-        ("diffseg", "DiffSeg", "diffseg", None),
-        ("kmeans-c", "k-means, k the average number of classes", "kmeans", "mean_count"),
-        ("kmeans-s", "k-means, k the number of classes of the image", "kmeans", "count"),
-        ("dbscan", "DBSCAN, the best neighbourhood", "dbscan", None),
-        ("dinoseg", "DinoSeg", "dinoseg", None),
-        ("semantic", "Semantic DiffSeg, words of the captioner", "semantic-diffseg", "nothing"),
-        ("semantic-given", "Semantic DiffSeg, classes given", "semantic-diffseg", "classes"),
-    ]
+def settings_of(name: str, method: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The settings of a row, what the model has no preset for found on other scenes.
+
+    None if the row would be another one over again, or of a threshold made for other models.
+    """
+    from diffuseg.api import find_model
+    from diffuseg.methods import METHODS, backbone_of
+
+    model = find_model(options.model, backbone=backbone_of(METHODS[method]))
+    preset = model.preset.get(method, {}).get("tau")
+    curves = json.loads((ASSETS / "curves.json").read_text(encoding="utf-8"))
+    tried = [one for one in curves["rows"] if "tau" in one["settings"]]
+    best = max(tried, key=lambda one: one["miou"])["settings"]["tau"]
+    match name:
+        case "diffseg":
+            return None if preset is None else {}
+        case "diffseg-auto":
+            return None if preset == "auto" else {"tau": "auto"}
+        case "diffseg-fixed":
+            return None if preset == best else {"tau": best}
+        case "dbscan":
+            return {"quantile": best_quantile(options)}
+        case "dinoseg":
+            return {} if preset is not None else {"tau": "auto"}
+        case "semantic" | "semantic-given":
+            return {} if preset is not None else {"tau": best}
+    return {}
 
 
 def best_quantile(options: argparse.Namespace) -> float:
-    """The neighbourhood with which DBSCAN is most accurate on other scenes."""
+    """The neighbourhood with which DBSCAN is best on other scenes."""
     from diffuseg.eval.sweep import sweep
 
     folder = options.report / "quantile"
@@ -145,7 +175,7 @@ def best_quantile(options: argparse.Namespace) -> float:
         model=options.model,
         split="val",
         limit=max(1, options.curves // 3),
-        by="acc",
+        by="miou",
         report=folder,
     )
     return found.best["settings"]["quantile"]

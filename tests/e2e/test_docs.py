@@ -284,6 +284,23 @@ def test_numbers_are_of_the_model_in_the_package(report: Path):
 
 
 @needs_mini
+def test_ablations_are_of_the_model_in_the_package():
+    folder = DOCS / "assets" / "ablations"
+    if not (folder / "rows.json").is_file():
+        pytest.skip("the ablations are not measured yet")
+    from diffuseg.eval.runner import identify
+
+    rows = json.loads((folder / "rows.json").read_text(encoding="utf-8")).values()
+    curves = json.loads((folder / "curves.json").read_text(encoding="utf-8"))
+    models = [one["model"] for one in [*rows, curves] if "model" in one]
+    told = {one["unet_sha256"] for one in models if "unet_sha256" in one}
+    again = (
+        "the model has changed: python scripts/ablations.py --report DIR; python scripts/docs.py"
+    )
+    assert told == {identify(diffuseg.load("mini", device="cpu"))["unet_sha256"]}, again
+
+
+@needs_mini
 def test_the_card_is_of_the_model_in_the_package():
     quality = CARD.with_name("quality.json")
     if not quality.is_file():

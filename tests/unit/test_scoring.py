@@ -54,7 +54,7 @@ class Small:
 class Counting(DiffSeg):
     """Merges until it has told how many it was asked for; what it finds does not matter here."""
 
-    k: int = 7
+    k: int | None = 7
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,7 @@ def test_numbers_of_segments_come_from_the_truth(model):
         (DiffSeg(), "everything", "what is given must be one of classes, count"),
         (DiffSeg(), "classes", "classes are given to methods that look for them"),
         (DiffSeg(), "count", "a number of segments is given to methods that make"),
+        (Counting(k=None), None, "Counting must be told how many segments there are"),
         (ds.Attend(), "mean_count", "a number of segments is given to methods that make"),
     ],
 )
@@ -251,6 +252,7 @@ def test_told_numbers_are_told_of_in_the_report(model):
         Small(), method=Counting(tau=TAU), model=model, size=64, limit=2, given="count"
     )
     assert report.uses_gt_class_count
+    assert report.parameters["k"] == "the number of classes of the image"
     assert "the number of classes of each image is given" in report.to_markdown()
 
 
@@ -265,19 +267,17 @@ def test_a_sweep_finds_what_an_evaluation_finds(model, tmp_path, monkeypatch):
     data = Small()
     grid = {"timestep": [300, 50], "tau": [TAU, 10 * TAU, 100 * TAU], "anchors": [4]}
     found = ds.sweep(
-        data, grid, method="diffseg", model=model, size=64, limit=2, one_by_one=True,
+        data, grid, method=DiffSeg(tau=TAU), model=model, size=64, limit=2, one_by_one=True,
         report=tmp_path,
     )  # fmt: skip
     assert calls == [(300, 50)] * 2
     assert [row["settings"] for row in found.rows] == [
         {"timestep": 300}, {"timestep": 50}, {"tau": TAU}, {"tau": 10 * TAU}, {"tau": 100 * TAU},
     ]  # fmt: skip
-    assert found.fixed == {"anchors": 4}
+    assert found.fixed == {"anchors": 4, "tau": TAU}
     for row in found.rows[1:3]:
-        alone = ds.evaluate(
-            data, method=DiffSeg(anchors=4, **row["settings"]), model=model, size=64, limit=2,
-            batch_size=1,
-        )  # fmt: skip
+        one = DiffSeg(**{"anchors": 4, "tau": TAU, **row["settings"]})
+        alone = ds.evaluate(data, method=one, model=model, size=64, limit=2, batch_size=1)
         for name in ("miou", "acc"):
             assert row[name] == getattr(alone, name)
         for name in ("miou_strict", "miou_dataset", "acc_majority", "segments"):

@@ -133,6 +133,10 @@ class ImageMatching:
 class SegmentCounts:
     """Counts of nameless segments, from which the figures of every protocol are made.
 
+    Args:
+        n_classes: Number of classes, k.
+        undecided: Label of pixels that are in no segment (65535 in a `Segmentation`).
+
     Attributes:
         image: An assignment for every image, as published.
         strict: The same among the classes present only; its mean IoU depends on no numbering.
@@ -141,10 +145,6 @@ class SegmentCounts:
         table: Pixels of every class in the segments of every number, over all images.
         missed: Pixels of every class that are in no segment.
         n_segments: Segments found, over all images.
-
-    Args:
-        n_classes: Number of classes, k.
-        undecided: Label of pixels that are in no segment (65535 in a `Segmentation`).
 
     Example:
         >>> counts = SegmentCounts(2)

@@ -21,6 +21,7 @@ from diffuseg.backbones import Diffusion, Features
 from diffuseg.eval.datasets import Dataset, open_dataset
 from diffuseg.eval.report import PROTOCOLS, Report, score, write_report, write_strip
 from diffuseg.eval.scoring import (
+    COUNTED,
     Rules,
     find_rules,
     name_by_truth,
@@ -194,6 +195,8 @@ def _report(
     threshold = None
     if parameters.get("background") == "threshold":
         threshold = {"value": parameters.get("threshold"), "chosen_on": "given beforehand"}
+    if rules.given == "count":
+        parameters = {**parameters, COUNTED: "the number of classes of the image"}
     return Report(
         dataset=data.name,
         split=data.split,

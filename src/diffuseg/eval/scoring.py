@@ -20,7 +20,8 @@ from diffuseg.result import IGNORE, Segmentation
 Given = Literal["classes", "count", "mean_count", "nothing"]
 """What of the truth a method may be told, see `Rules`."""
 
-_COUNTED = "k"  # the field of a method that is the number of segments it makes
+COUNTED = "k"
+"""The field of a method that is the number of segments it makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def find_rules(
         given: What the method is told; None: the classes if it needs them, else nothing.
 
     Raises:
-        InputError: The method cannot be told that.
+        InputError: The method cannot be told that, or must be told how many segments there are.
     """
     if given is not None and given not in get_args(Given):
         raise InputError(
@@ -88,6 +89,13 @@ def find_rules(
             got=f"given={chosen!r} for {method_name(method)}",
             remedy='use given="nothing", or a method such as "kmeans"',
         )
+    if chosen == "nothing" and _takes_count(method) and not _has_count(method, model):
+        raise InputError(
+            f"{method_name(method)} must be told how many segments there are",
+            got=f"no {COUNTED}",
+            remedy=f"set {COUNTED}, or tell it the number of classes of each image (given "
+            '"count") or their average ("mean_count")',
+        )
     count = None
     if chosen == "mean_count":
         k = len(data.classes)
@@ -100,7 +108,7 @@ def informed(method: Method, sample: Sample, data: Dataset, rules: Rules) -> Met
     if rules.given not in ("count", "mean_count"):
         return method
     count = rules.count or max(1, len(sample.present(len(data.classes))))
-    return with_settings(method, {_COUNTED: count})
+    return with_settings(method, {COUNTED: count})
 
 
 def named_classes(sample: Sample, data: Dataset, rules: Rules) -> list[str] | None:
@@ -170,4 +178,9 @@ def _scored(sample: Sample, data: Dataset) -> Int64[np.ndarray, "h w"]:
 
 
 def _takes_count(method: Method) -> bool:
-    return is_dataclass(method) and any(one.name == _COUNTED for one in fields(method))
+    return is_dataclass(method) and any(one.name == COUNTED for one in fields(method))
+
+
+def _has_count(method: Method, model: Model) -> bool:
+    preset = model.preset.get(method_name(method), {})
+    return getattr(method, COUNTED) is not None or COUNTED in preset

@@ -191,12 +191,12 @@ def sweep(
     check_number("seed", noise_seed, least=0)
     chosen = find_method(method)
     loaded = find_model(model, backbone=backbone_of(chosen))
-    rules = find_rules(chosen, loaded, data, n_images, given)
+    seen = loaded if use_preset else Bare(unet=getattr(loaded, "unet", None))
+    settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
+    rules = find_rules(settings[0].method, seen, data, n_images, given)
     average = average or rules.average
     empty = rules.empty(data)
     _check_figure(by, score(empty, data, average))
-    seen = loaded if use_preset else Bare(unet=getattr(loaded, "unet", None))
-    settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
     identity = identify(loaded)
     preset = dict(seen.preset.get(method_name(chosen), {}))
     held = {
@@ -251,7 +251,8 @@ def sweep(
         n_images=n_images,
         method=method_name(chosen),
         model=identity,
-        fixed={k: _plain(v) for k, v in fixed.items() if k not in varying},
+        # One by one, what is set of a field is where it stays while others vary.
+        fixed={k: _plain(v) for k, v in fixed.items() if one_by_one or k not in varying},
         fields=tuple(varying),
         by=by,
         protocol=PROTOCOLS[rules.named, rules.given],
