@@ -136,6 +136,29 @@ def test_refined_halves(refine):
     assert (seg.labels == (np.arange(32) >= 16)[None]).all()
 
 
+def test_pixels_fall_to_the_nearest_map_on_request(one):
+    grids = one.grids("self")
+    fused = merging.aggregate([one.self_attention(hw) for hw in grids], grids)
+    points = torch.from_numpy(merging.anchor_grid(GRID, 3) @ [GRID[1], 1])
+    seg = DiffSeg(assign="nearest", anchors=3, rounds=1, tau=1e-9)(one, scores=True)
+    apart = merging.anchor_distances(fused, points)[0]
+    up = torch.nn.functional.interpolate(apart.view(1, -1, *GRID), size=IMAGE_HW, mode="bilinear")
+    np.testing.assert_allclose(seg.scores, -up[0].numpy(), atol=1e-5)
+    assert np.array_equal(seg.scores.argmax(0), seg.labels)
+
+
+def test_a_wide_segment_is_not_overflown_by_a_narrow_one():
+    # The first column looks at itself, and a little further; the others look at all the rest.
+    owner = torch.arange(16) % 4 > 0
+    narrow = torch.tensor([0.6, 0.4, 0.0, 0.0]).repeat(4) / 4 + 1e-3
+    wide = torch.tensor([0.0, 1.0, 1.0, 1.0]).repeat(4) / 12 + 1e-3
+    maps = torch.where(owner[:, None], wide, narrow)
+    record = made_up((maps / maps.sum(-1, keepdim=True))[None], image_hw=(4, 4))
+    truth = owner.view(4, 4).numpy()
+    assert (DiffSeg(assign="nearest")(record).labels == truth).all()
+    assert not (DiffSeg(assign="highest")(record).labels == truth).all()
+
+
 @pytest.mark.parametrize("tau", [1.0, 1e-4, "auto"])
 def test_constant_attention_is_one_segment(tau):
     seg = DiffSeg(tau=tau)(made_up(torch.full((1, 16, 16), 1 / 16)))

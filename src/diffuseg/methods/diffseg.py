@@ -14,7 +14,7 @@ import torch
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.anchors import Grid, anchor_grid
-from diffuseg.methods.divergence import Precision
+from diffuseg.methods.divergence import Precision, distances
 from diffuseg.methods.fusing import Weighting, fuse_record
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
@@ -63,6 +63,10 @@ class DiffSeg:
             the authors' code; False is the paper's algorithm 1.
         refine: "none"; "kmeans": proposals are refined by k-means on the cells' maps (the authors'
             option, off in all their figures); "kl": by the nearest proposal of each cell.
+        assign: Which segment a pixel falls to. "highest" (paper): the one whose map is highest at
+            the pixel. "nearest": the one whose map is least far from the pixel's own, in symmetric
+            KL. Maps of small segments are narrow and high, those of large ones spread and low,
+            which lets small ones overflow under "highest".
         kl_dtype: "float16" loses all maps with very small entries in the first round, as the
             authors' code does. Only to trace their figures.
         relabel: Number segments by area and leave out those without a pixel. Else they keep the
@@ -86,6 +90,7 @@ class DiffSeg:
     tau: float | tuple[float, ...] | Literal["auto"] | None = None
     reuse_matched: bool = True
     refine: Literal["none", "kmeans", "kl"] = "none"
+    assign: Literal["highest", "nearest"] | None = None
     kl_dtype: Precision = "float32"
     relabel: bool = False
 
@@ -161,10 +166,11 @@ class DiffSeg:
         if chosen.refine != "none":
             _, maps = refine_maps(fused[0], maps, chosen.refine)
 
-        # 4. At each pixel of the user's image, the highest map suppresses the others
+        # 4. At each pixel of the user's image, the highest map (or the nearest) suppresses others
+        planes = maps if chosen.assign == "highest" else -distances(maps, fused[0])
         return suppress(
             record,
-            maps,
+            planes,
             (height, width),
             method="diffseg",
             parameters=asdict(chosen),
@@ -184,6 +190,7 @@ class DiffSeg:
             "grid": "auto",
             "rounds": 3,
             "tau": 1.0,
+            "assign": "highest",
         }
         return with_preset(known, general)
 
