@@ -207,7 +207,7 @@ PRESET: dict[str, dict[str, object]] = {
         "layers": ["down_blocks.1.attentions.0.*", "up_blocks.2.attentions.2.*"],
         "heads": [2],
     },
-    "diffseg": {"timestep": 300, "tau": "auto"},
+    "diffseg": {"timestep": 300, "tau": "auto", "assign": "nearest"},
     "kmeans": {"k": 4},
 }
 """Settings written into the exported folder, by method.
