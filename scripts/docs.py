@@ -224,7 +224,8 @@ def _named(rows: Mapping) -> str:
     ]
     head = ("method", "pixels named right", "mIoU", "seconds", "settings")
     missing = [f"{k}: {one['missing']}" for k, one in rows.items() if "missing" in one]
-    return _table(head, cells) + (f"\n\nNot measured: {'; '.join(missing)}." if missing else "")
+    parts = [_table(head, cells)] if cells else []
+    return "\n\n".join(parts + ([f"Not measured: {'; '.join(missing)}."] if missing else []))
 
 
 def _set_fields(row: Mapping) -> str:
