@@ -148,7 +148,7 @@ def test_many_images_give_what_each_gives_alone(vit):
     ids=["grey", "red", "narrow", "large"],
 )
 def test_odd_images(vit, image):
-    for method in (FINE, DinoSeg()):
+    for method in (FINE, DinoSeg(), DinoSeg(tau="auto")):
         seg = ds.segment(image, model=vit, method=method)
         assert seg.hw == image.shape[:2]
         assert (seg.labels != seg.ignore).all()

@@ -114,6 +114,7 @@ def test_presets_of_both_names():
 def test_found_by_name_and_set_from_text():
     assert find_method("semantic-diffseg") == SemanticDiffSeg()
     assert method_name(SemanticDiffSeg()) == "semantic-diffseg"
+    assert with_settings(SemanticDiffSeg(), {"tau": "auto"}).tau == "auto"
     changed = with_settings(SemanticDiffSeg(), {"tau": "0.5", "skip": "group,scene", "fold": "yes"})
     assert (changed.tau, changed.skip, changed.fold) == (0.5, ("group", "scene"), True)
 
@@ -178,6 +179,7 @@ def test_scores_decide(voting, norm, cross_norm):
     spans = [("car", (2,)), ("grass", (4,)), ("sky", (5,))]
     seg = method(made_up(looks(t2="l", t4="r"), spans), scores=True)
     assert (left_of(seg), right_of(seg)) == ("car", "grass")
+    assert seg.scores is not None
     assert np.array_equal(seg.scores.argmax(0), seg.labels)
     assert len(np.unique(seg.scores[0])) == 2
 
@@ -425,7 +427,7 @@ def test_blip_is_not_on_this_machine(closed, monkeypatch, tmp_path):
     ids=["grey", "red", "narrow", "large"],
 )
 def test_odd_images(closed, image):
-    for method in (METHOD, SemanticDiffSeg()):
+    for method in (METHOD, SemanticDiffSeg(), SemanticDiffSeg(tau="auto")):
         seg = ds.segment(image, model=closed, method=method, caption="a cat on grass")
         assert seg.hw == image.shape[:2]
         assert set(seg.present) <= {"cat", "grass"}
