@@ -207,13 +207,18 @@ PRESET: dict[str, dict[str, object]] = {
         "layers": ["down_blocks.1.attentions.0.*", "up_blocks.2.attentions.2.*"],
         "heads": [2],
     },
-    "diffseg": {"timestep": 300, "tau": "auto", "assign": "nearest"},
+    "diffseg": {
+        "timestep": 300,
+        "weights": [0.0, 0.667, 0.333, 0.0],
+        "tau": "auto",
+        "assign": "nearest",
+    },
     "kmeans": {"k": 4},
 }
 """Settings written into the exported folder, by method.
 
 For `attend`, where its words find their pixels best: chosen on validation scenes among timesteps
 200 and 300, the layers of level 2 and single heads. For `diffseg`, the best of timesteps 1 to 400
-there; its threshold comes from the image and so outlives a training. For `kmeans`, the mean number
-of classes of a scene.
+and of six weightings there; its threshold comes from the image and so outlives a training. For
+`kmeans`, the mean number of classes of a scene.
 """
