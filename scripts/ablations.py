@@ -112,6 +112,7 @@ def measure_rows(options: argparse.Namespace) -> None:
         settings = settings_of(name, method, options)
         if settings is None:
             continue
+        rows[name] = {"label": label}
         try:
             found = timed(
                 name,
@@ -124,11 +125,16 @@ def measure_rows(options: argparse.Namespace) -> None:
                 report=options.report / name,
             )
         except (DiffusegError, ImportError) as error:
-            rows[name] = {"label": label, "missing": str(error).splitlines()[0]}
-            continue
-        rows[name] = {"label": label, "named": not found.uses_gt_assignment, **found.to_dict()}
-        for unneeded in ("per_class", "versions", "peak_memory_mb", "skipped"):
-            rows[name].pop(unneeded)
+            rows[name] |= {"missing": str(error).splitlines()[0]}
+        else:
+            rows[name] |= {"named": not found.uses_gt_assignment, **found.to_dict()}
+            for unneeded in ("per_class", "versions", "peak_memory_mb", "skipped"):
+                rows[name].pop(unneeded)
+        _write(path, rows)  # at once: the next row may be stopped
+    _write(path, rows)
+
+
+def _write(path: Path, rows: dict[str, Any]) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
