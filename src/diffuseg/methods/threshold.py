@@ -6,7 +6,8 @@ from torch import Tensor
 
 LEAST_TAU = 0.005
 """Maps nearer than this are one, in nats: by Pinsker's inequality they differ in at most 5 % of
-their mass. An image of one colour has nothing but such maps."""
+their mass. On an early miniature, images of one colour had hardly any others (0.0055 at most), and
+no scene's threshold was below 0.01."""
 
 # Near zero a divergence is a sum of squares of differences, and the cube root makes such sums
 # nearly normal (Wilson and Hilferty, 1931): two kinds of pairs become two bells, the case that
@@ -22,6 +23,11 @@ def automatic_tau(apart: Float[Tensor, "..."]) -> float:
     least variance in both (Otsu, 1979), of the cube roots. It has no constant and no scale:
     divergences 50 times as large give a threshold 50 times as large. Not below `LEAST_TAU`, which
     is also what comes of divergences that are all the same.
+
+    On 40 validation scenes of two early miniatures, per-image matching, with the miniature's
+    weights and assignment: accuracy and mIoU 89.3 / 56.3 and 91.5 / 61.4, where the best of three
+    fixed thresholds had 89.1 / 54.7 (0.08) and 92.2 / 61.3 (0.11). Square and fourth roots, plain
+    divergences, quantiles, and gaps in the heights at which anchors merge were as good or worse.
 
     Args:
         apart: Divergences of pairs of maps; NaN, and numbers below 0 by rounding, are allowed.
