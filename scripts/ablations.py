@@ -109,11 +109,12 @@ def measure_rows(options: argparse.Namespace) -> None:
         if options.only is not None and name not in options.only:
             rows |= {name: known[name]} if name in known else {}
             continue
-        settings = settings_of(name, method, options)
-        if settings is None:
-            continue
         rows[name] = {"label": label}
         try:
+            settings = settings_of(name, method, options)
+            if settings is None:
+                del rows[name]
+                continue
             found = timed(
                 name,
                 evaluate,
