@@ -10,7 +10,7 @@ import diffuseg as ds
 from diffuseg.attention import AttentionRecord, LayerId, RecordHeader, record
 from diffuseg.attention.captured import Contents, ReducedMap
 from diffuseg.errors import InputError
-from diffuseg.methods import DiffSeg, find_method, merging, method_name, with_settings
+from diffuseg.methods import DiffSeg, KMeans, find_method, merging, method_name, with_settings
 from diffuseg.methods.diffseg import PRESETS
 from support.folders import write_mini
 from support.models import CROSS_DIM, TOKENS, sd15
@@ -73,6 +73,15 @@ def test_the_models_preset_fills_what_is_open(one):
     preset = {"diffseg": {"timestep": 50, "tau": 0.02}}
     assert DiffSeg().needs(Model(preset)).timesteps == (50,)
     assert DiffSeg(timestep=7).needs(Model(preset)).timesteps == (7,)
+
+
+def test_a_chosen_weighting_is_not_overruled_by_the_models_weights():
+    preset = {"weights": [0.0, 1.0], "timestep": 50}
+    assert DiffSeg()._filled(preset).weights == (0.0, 1.0)
+    chosen = DiffSeg(weighting="equal")._filled(preset)
+    assert (chosen.weights, chosen.weighting, chosen.timestep) == (None, "equal", 50)
+    assert KMeans(weighting="equal")._filled(preset, {}).weights is None
+    assert KMeans()._filled(preset, {}).weights == (0.0, 1.0)
 
 
 def test_presets_are_the_papers():

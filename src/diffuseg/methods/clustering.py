@@ -17,7 +17,7 @@ from torch import Tensor
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.divergence import mean_of
-from diffuseg.methods.fusing import Weighting, fuse_record
+from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import recorded_preset, with_preset
 from diffuseg.methods.suppression import suppress
@@ -116,9 +116,10 @@ class Clustering:
 
     def _filled(self: C, shared: Mapping[str, object], own: Mapping[str, object]) -> C:
         """This method with nothing left open that all baselines have, but `weights`."""
-        fused = {name: value for name, value in shared.items() if name in _SHARED}
+        same = {name: value for name, value in shared.items() if name in _SHARED}
         general = {"timestep": 300, "weighting": "proportional"}
-        return with_preset(with_preset(with_preset(self, own), fused), general)
+        known = with_preset(self, without_weights(own, self.weighting))
+        return with_preset(with_preset(known, without_weights(same, known.weighting)), general)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.anchors import Grid, anchor_grid
 from diffuseg.methods.divergence import Precision, distances
-from diffuseg.methods.fusing import Weighting, fuse_record
+from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import recorded_preset, with_preset
@@ -180,7 +180,7 @@ class DiffSeg:
 
     def _filled(self, preset: Mapping[str, object]) -> "DiffSeg":
         """This method with nothing left open but `weights`."""
-        known = with_preset(self, preset)
+        known = with_preset(self, without_weights(preset, self.weighting))
         if known.rounds is None and isinstance(known.tau, tuple):
             known = replace(known, rounds=len(known.tau))
         general = {

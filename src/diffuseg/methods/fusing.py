@@ -1,6 +1,6 @@
 """The self-attention of several resolutions fused into one map a cell."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -101,6 +101,17 @@ def aggregate(
             target = tiled[:, start : start + lines]
             target.add_(fine.view(batch, target.shape[1], 1, w, 1, n))
     return total
+
+
+def without_weights(preset: Mapping[str, object], weighting: Weighting | None) -> dict[str, object]:
+    """Return a preset without its weights if a weighting was chosen, which they would overrule.
+
+    Example:
+        >>> without_weights({"timestep": 300, "weights": [0, 1]}, "equal")
+        {'timestep': 300}
+    """
+    overruled = weighting is not None
+    return {name: one for name, one in preset.items() if not (overruled and name == "weights")}
 
 
 def fuse_record(
