@@ -23,6 +23,11 @@ PAIRS: tuple[tuple[str, str], ...] = tuple(
 )
 """Every (colour, kind) that training captions can name."""
 
+COLOR_OF_PAIR: Float[Tensor, "pairs colors"] = torch.tensor(
+    [[float(color == own) for color in COLORS] for own, _ in PAIRS]
+)
+"""1 where a pair of `PAIRS` has the colour."""
+
 _NOUN = re.compile(rf"(?:\b({'|'.join(COLORS)}) )?\b({'|'.join((*THINGS, *STUFF))})\b")
 
 
@@ -70,29 +75,37 @@ def fullest_nouns(captions: Sequence[str]) -> Nouns:
     )
 
 
-def load_captioned(folder: Path, side: int, shards: Iterable[int] | None = None) -> Pictures:
-    """Crops and whole scenes together, all `side` pixels square.
+def load_captioned(
+    folder: Path,
+    side: int,
+    *,
+    kinds: Sequence[str] = ("scenes", "crops"),
+    shards: Iterable[int] | None = None,
+) -> Pictures:
+    """Pictures of several kinds together, none larger than `side` pixels square.
 
     Args:
         folder: Where the rendered shards are.
         side: Height and width of the pictures to return.
+        kinds: Some of `diffuseg.train.data.KINDS`.
         shards: Which shards; all by default.
 
     Raises:
         InputError: They have not been rendered.
     """
     if shards is None:
-        shards = range(len(list(folder.glob("crops-*.npz"))))
+        shards = range(len(list(folder.glob(f"{kinds[0]}-*.npz"))))
     shards = list(shards)
-    if not shards or not shard_path(folder, "crops", shards[-1]).exists():
-        raise InputError(
-            "the pictures must have been rendered",
-            got=f"{folder} without crops-*.npz",
-            remedy="run --stage render with the same work folder first",
-        )
+    for kind in kinds:
+        if not shards or not shard_path(folder, kind, shards[-1]).exists():
+            raise InputError(
+                "the pictures must have been rendered",
+                got=f"{folder} without {kind}-*.npz",
+                remedy="run --stage render with the same work folder first",
+            )
     images, captions = [], []
     for shard in shards:
-        for kind in ("scenes", "crops"):
+        for kind in kinds:
             pictures = load_pictures(folder, kind, [shard])
             images.append(shrink(pictures.images, side))
             captions += pictures.captions
@@ -114,19 +127,38 @@ def to_pixels(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     return planes.float().div_(127.5).sub_(1)
 
 
-def jitter(
-    images: UInt8[np.ndarray, "b h w 3"], rng: np.random.Generator, *, reach: int
-) -> UInt8[np.ndarray, "b h w 3"]:
-    """Mirror half of the pictures and shift each by up to `reach` pixels, edges reflected."""
-    height, width = images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    out = np.empty_like(images)
-    offsets = rng.integers(0, 2 * reach + 1, size=(len(images), 2))
+def draw_views(
+    images: UInt8[np.ndarray, "b f f 3"], rng: np.random.Generator, *, side: int, least: float
+) -> UInt8[np.ndarray, "b s s 3"]:
+    """Squares of at least `least` of the pictures' sides, brought to `side`; half are mirrored."""
+    full = images.shape[1]
+    extents = full * rng.uniform(least, 1, size=len(images))
+    corners = rng.random((len(images), 2)) * (full - extents)[:, None]
     mirrored = rng.random(len(images)) < 0.5
-    for i, (top, left) in enumerate(offsets):
-        window = padded[i, top : top + height, left : left + width]
-        out[i] = window[:, ::-1] if mirrored[i] else window
+    out = np.empty((len(images), side, side, 3), dtype=np.uint8)
+    for i, (extent, (top, left)) in enumerate(zip(extents, corners, strict=True)):
+        box = (left, top, left + extent, top + extent)
+        picture = PillowImage.fromarray(images[i])
+        view = np.asarray(picture.resize((side, side), PillowImage.Resampling.BICUBIC, box=box))
+        out[i] = view[:, ::-1] if mirrored[i] else view
     return out
+
+
+def recolor(
+    pixels: Float[Tensor, "b 3 h w"], rng: np.random.Generator, *, share: float
+) -> tuple[Float[Tensor, "b 3 h w"], Bool[Tensor, " b"]]:
+    """Mix the channels of a share of the pictures at random, to shades of grey at one extreme.
+
+    Shapes are then seen in colours that no training scene gives them.
+
+    Returns:
+        The pixels, and which pictures were left as they are.
+    """
+    plain = rng.random(len(pixels)) >= share
+    mixes = rng.dirichlet([0.5] * 3, size=(len(pixels), 3))
+    mixes[plain] = np.eye(3)
+    turned = torch.einsum("bchw,bdc->bdhw", pixels, torch.from_numpy(mixes).float())
+    return turned, torch.from_numpy(plain)
 
 
 def noun_table(

@@ -1,8 +1,8 @@
 """The miniature's captioner: the CLIP pair's image tower with a small text decoder on top.
 
 It learns one way of saying things, built from the nouns of a picture's own captions: things in the
-order of `THINGS`, then the ground, then the sky. With the order of words left to chance a greedy
-decoder of this size forgets or repeats things.
+order of `THINGS`, then the ground, then the sky. So there is one right next word, and what is said
+tells what is left to say.
 """
 
 from pathlib import Path
@@ -10,28 +10,24 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffuseg.errors import InputError
-from diffuseg.train.captioned import Nouns, fullest_nouns, jitter, to_pixels
+from diffuseg.train.captioned import Nouns, draw_views, fullest_nouns, to_pixels
 from diffuseg.train.checkpoint import load_checkpoint
 from diffuseg.train.clip import build_clip, image_processor
 from diffuseg.train.data import Pictures, Progress
 from diffuseg.train.log import TrainLog
-from diffuseg.train.loop import train_steps
+from diffuseg.train.loop import train_steps, turn_layers
+from diffuseg.train.priming import start_layers
 from diffuseg.train.recipe import CaptionerRecipe, ClipRecipe, MiniRecipe
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import STUFF, THINGS
 from diffuseg.world.tokenizer import END, START, build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import (
-        CLIPModel,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-        VisionEncoderDecoderModel,
-    )
+    from transformers import CLIPModel, CLIPTokenizer, CLIPVisionConfig, VisionEncoderDecoderModel
 
 _IGNORED = -100  # labels transformers leaves out of the loss
 _LONGEST = 40  # tokens of a caption; four things and two regions take 24
@@ -68,8 +64,7 @@ def build_captioner(
     decoder.is_decoder = True
     vision = cast("CLIPVisionConfig", build_clip(clip, tokenizer).config.vision_config)
     model = VisionEncoderDecoderModel(
-        encoder=CLIPVisionModel(vision),
-        decoder=GPT2LMHeadModel(decoder),
+        encoder=CLIPVisionModel(vision), decoder=GPT2LMHeadModel(decoder)
     )
     model.config.decoder_start_token_id = start
     model.config.eos_token_id = end
@@ -123,7 +118,7 @@ def caption_labels(
             remedy="render more scenes",
         )
     ids = tokenizer([plain_caption(nouns[i]) for i in rows], padding=True, return_tensors="pt")
-    tokens, mask = ids.input_ids[:, 1:], ids.attention_mask[:, 1:]  # the start is the model's
+    tokens, mask = (ids.input_ids[:, 1:], ids.attention_mask[:, 1:])  # the start is the model's
     return np.array(rows, dtype=np.int64), tokens.masked_fill(mask == 0, _IGNORED)
 
 
@@ -137,11 +132,11 @@ def train_captioner(
     progress: Progress | None = None,
     clip: "CLIPModel | None" = None,
 ) -> "VisionEncoderDecoderModel":
-    """Train (or resume) the captioner on `pictures` of `recipe.clip.size` pixels.
+    """Train (or resume) the captioner.
 
     Args:
         recipe: Of the whole miniature; `recipe.captioner` and `recipe.clip` are read.
-        pictures: For instance of `load_captioned`.
+        pictures: Square, of any size, for instance of `load_captioned`.
         work: Folder of the checkpoint `captioner.safetensors`.
         device: Where to train.
         log: The journal.
@@ -152,20 +147,14 @@ def train_captioner(
         The averaged weights, frozen.
 
     Raises:
-        InputError: The pictures are of another size, or none tells all colours.
+        InputError: No picture's captions tell all colours.
     """
     settings = recipe.captioner
-    side = recipe.clip.size
-    if pictures.images.shape[1:3] != (side, side):
-        raise InputError(
-            f"the pictures must be {side} pixels square",
-            got=f"{pictures.images.shape[1:3]}",
-            remedy="load them with load_captioned(folder, recipe.clip.size)",
-        )
     tokenizer = build_tokenizer(VOCABULARY)
     rows, labels = caption_labels(pictures, tokenizer)
     torch.manual_seed(recipe.seed)
     model = build_captioner(settings, recipe.clip, tokenizer)
+    start_layers(cast(nn.Module, model))
     if clip is not None:
         cast(nn.Module, model.encoder).load_state_dict(vision_state(clip))
     nn.Module.to(model, device)
@@ -173,12 +162,14 @@ def train_captioner(
     def losses(model: "VisionEncoderDecoderModel", step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 11, step])
         picked = rng.integers(len(rows), size=settings.batch)
-        images: UInt8[np.ndarray, "b h w 3"] = pictures.images[rows[picked]]
-        pixels = to_pixels(jitter(images, rng, reach=recipe.clip.shift)).to(device)
+        images = pictures.images[rows[picked]]
+        views = draw_views(images, rng, side=recipe.clip.size, least=recipe.clip.least)
+        pixels = to_pixels(views).to(device)
         told = labels[torch.from_numpy(picked)]
         told = told[:, : int((told != _IGNORED).sum(1).max())].to(device)
         shown = (told != _IGNORED).long()
-        output = model(pixel_values=pixels, labels=told, decoder_attention_mask=shown)
+        with torch.autocast(device.type, torch.bfloat16):
+            output = model(pixel_values=pixels, labels=told, decoder_attention_mask=shown)
         return {"words": output.loss}
 
     return train_steps(
@@ -189,6 +180,7 @@ def train_captioner(
         log=log,
         progress=progress,
         slow=lambda name: settings.tower_rate if name.startswith("encoder") else 1.0,
+        turn=turn_layers(settings.turn),
     )
 
 

@@ -3,7 +3,8 @@
 Two contrasts are summed. Pictures against whole captions, as CLIP does it. And pictures against the
 prompts of single nouns ("a photo of a car", "grass", "a red car"): those that the picture's own
 caption names are the positives. It is the caption taken word by word, and makes up for a data set
-that is small for the first contrast alone. Beside them the image tower imitates a teacher.
+that is small for the first contrast alone. The image tower comes from its first lesson (see
+`diffuseg.train.priming`), and its patches go on naming what they see.
 """
 
 import json
@@ -19,20 +20,29 @@ from torch.nn import functional
 
 from diffuseg.errors import InputError
 from diffuseg.train.captioned import (
+    COLOR_OF_PAIR,
     PAIRS,
+    draw_views,
     fullest_nouns,
-    jitter,
     noun_table,
+    recolor,
     to_pixels,
 )
 from diffuseg.train.checkpoint import load_checkpoint
 from diffuseg.train.data import Pictures, Progress
 from diffuseg.train.denoiser import tokenize
 from diffuseg.train.log import TrainLog
-from diffuseg.train.loop import train_steps
-from diffuseg.train.priming import prime_tower
+from diffuseg.train.loop import train_steps, turn_layers
+from diffuseg.train.priming import (
+    NOUNS,
+    Primer,
+    best_patches,
+    noun_loss,
+    start_layers,
+    vision_config,
+    window_states,
+)
 from diffuseg.train.recipe import ClipRecipe, MiniRecipe
-from diffuseg.train.teacher import Teacher
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import COLORS, STUFF, THINGS
 from diffuseg.world.tokenizer import END, START, build_tokenizer
@@ -42,13 +52,12 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 _TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
-_LOOKED_AT = 400  # pictures whose patches give the first patch embedding
 _STUFF_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "there is {}", "the {}")
 
 
 def build_clip(recipe: ClipRecipe, tokenizer: "CLIPTokenizer") -> "CLIPModel":
     """An untrained pair of towers of the recipe's shape."""
-    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig
 
     start, end = (tokenizer.get_vocab()[token] for token in (START, END))
     text = CLIPTextConfig(
@@ -64,19 +73,9 @@ def build_clip(recipe: ClipRecipe, tokenizer: "CLIPTokenizer") -> "CLIPModel":
         eos_token_id=end,
         pad_token_id=end,
     )
-    vision = CLIPVisionConfig(
-        hidden_size=recipe.width,
-        intermediate_size=4 * recipe.width,
-        projection_dim=recipe.projection,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        image_size=recipe.size,
-        patch_size=recipe.patch,
-        hidden_act="gelu",  # the faster one on a CPU
-    )
     config = CLIPConfig(
         text_config=text.to_dict(),
-        vision_config=vision.to_dict(),
+        vision_config=vision_config(recipe).to_dict(),
         projection_dim=recipe.projection,
     )
     return CLIPModel(config)
@@ -91,6 +90,7 @@ class Captioned:
     kinds: Bool[Tensor, "n things"]
     stuff: Bool[Tensor, "n stuff"]
     pairs: Bool[Tensor, "n pairs"]
+    colors: Bool[Tensor, "n colors"]
     colored: Bool[Tensor, " n"]
     single: Int[Tensor, " m"]
 
@@ -105,6 +105,7 @@ def prepare_captioned(pictures: Pictures, tokenizer: "CLIPTokenizer") -> Caption
         kinds=kinds,
         stuff=stuff,
         pairs=pairs,
+        colors=(pairs.float() @ COLOR_OF_PAIR) > 0,
         colored=torch.tensor([one.colored for one in nouns]),
         single=(kinds.sum(1) == 1).nonzero().flatten(),
     )
@@ -148,33 +149,26 @@ def train_clip(
     device: torch.device,
     log: TrainLog,
     progress: Progress | None = None,
-    teacher: Teacher | None = None,
+    primer: Primer | None = None,
 ) -> "CLIPModel":
-    """Train (or resume) the pair on `pictures` of `recipe.clip.size` pixels.
+    """Train (or resume) the pair.
 
     Args:
         recipe: Of the whole miniature; `recipe.clip` is read.
-        pictures: For instance of `load_captioned`.
+        pictures: Square, of any size, for instance of `load_captioned`.
         work: Folder of the checkpoint `clip.safetensors`.
         device: Where to train.
         log: The journal.
         progress: Told (done, total) after every step.
-        teacher: Of `train_teacher`, to be imitated patch by patch; learns without one when None.
+        primer: Of `train_priming`, whose image tower to begin with; from nothing when None.
 
     Returns:
         The averaged weights, frozen.
 
     Raises:
-        InputError: The pictures are of another size, or none shows a single thing.
+        InputError: None of the pictures shows a single thing.
     """
     settings = recipe.clip
-    side = settings.size
-    if pictures.images.shape[1:3] != (side, side):
-        raise InputError(
-            f"the pictures must be {side} pixels square",
-            got=f"{pictures.images.shape[1:3]}",
-            remedy="load them with load_captioned(folder, recipe.clip.size)",
-        )
     tokenizer = build_tokenizer(VOCABULARY)
     data, prompts = prepare_captioned(pictures, tokenizer), prepare_prompts(tokenizer)
     if not len(data.single):
@@ -184,16 +178,16 @@ def train_clip(
             remedy="render more scenes",
         )
     torch.manual_seed(recipe.seed)
-    model = build_clip(settings, tokenizer)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    prime_tower(model.vision_model, pictures.images[:_LOOKED_AT], generator)
-    pupil = Pupil(model, settings).to(device)
-    if teacher is not None:
-        teacher.to(device).eval()
+    pupil = Pupil(settings, tokenizer)
+    if primer is not None:
+        pupil.clip.vision_model.load_state_dict(primer.tower.state_dict())
+        pupil.patches.load_state_dict(primer.patches.state_dict())
+    pupil.to(device)
 
     def losses(model: Pupil, step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 10, step])
-        return clip_losses(model, teacher, data, prompts, settings, rng)
+        with torch.autocast(device.type, torch.bfloat16):
+            return clip_losses(model, data, prompts, settings, rng)
 
     average = train_steps(
         pupil,
@@ -202,19 +196,29 @@ def train_clip(
         checkpoint=work / "clip.safetensors",
         log=log,
         progress=progress,
+        slow=lambda name: settings.tower_rate if "vision_model" in name else 1.0,
+        turn=turn_layers(settings.turn),
     )
     return average.clip
 
 
+class Pupil(nn.Module):
+    """The pair, and what reads nouns off the patches of its image tower."""
+
+    def __init__(self, recipe: ClipRecipe, tokenizer: "CLIPTokenizer") -> None:
+        super().__init__()
+        self.clip = build_clip(recipe, tokenizer)
+        start_layers(self.clip)
+        self.patches = nn.Linear(recipe.width, len(NOUNS))
+
+
 def clip_losses(
-    pupil: "Pupil",
-    teacher: Teacher | None,
-    data: Captioned,
-    prompts: Prompts,
-    recipe: ClipRecipe,
-    rng: np.random.Generator,
+    pupil: Pupil, data: Captioned, prompts: Prompts, recipe: ClipRecipe, rng: np.random.Generator
 ) -> dict[str, Float[Tensor, ""]]:
-    """The losses of one batch; a share of `recipe.single` of it shows a single thing."""
+    """The losses of one batch; a share of `recipe.single` of it shows a single thing.
+
+    Recoloured pictures ask for the kinds of things alone: no caption tells their colours now.
+    """
     model = pupil.clip
     device = model.logit_scale.device
     singles = round(recipe.single * recipe.batch)
@@ -226,48 +230,45 @@ def clip_losses(
     )
     phrasing = torch.from_numpy(rng.integers(data.tokens.shape[1], size=len(rows)))
     captions = data.tokens[rows, phrasing]
-    template, place = int(rng.integers(len(_TEMPLATES))), int(rng.integers(len(_STUFF_TEMPLATES)))
+    template, place = (int(rng.integers(len(_TEMPLATES))), int(rng.integers(len(_STUFF_TEMPLATES))))
     families = (
         prompts.kinds[template],
         prompts.pairs[template],
         prompts.colors[template],
         prompts.stuff[place],
     )
-    pixels = to_pixels(jitter(data.images[rows.numpy()], rng, reach=recipe.shift)).to(device)
-    tower = model.vision_model
-    states = tower.post_layernorm(tower(pixel_values=pixels).last_hidden_state)
-    seen = functional.normalize(model.visual_projection(states[:, 0]), dim=-1)
-    told = embed_tokens(model, captions.to(device))
+    views = draw_views(data.images[rows.numpy()], rng, side=recipe.size, least=recipe.least)
+    pixels, plain = recolor(to_pixels(views), rng, share=recipe.recolored)
+    states = window_states(model.vision_model, pixels.to(device), (0, 0))
+    plain = plain.to(device)
+    seen = functional.normalize(model.visual_projection(states[:, 0]).float(), dim=-1)
+    captions = captions.to(device)[plain]
+    told = embed_tokens(model, captions)
     named = embed_tokens(model, torch.cat(families).to(device))
     scale = model.logit_scale.clamp(max=float(np.log(100))).exp()
-    logits = scale * seen @ told.T
-    same = (captions[:, None] == captions[None]).all(-1).to(device)
-    by_prompt = (scale * seen @ named.T).split([len(family) for family in families], dim=1)
-    colored = data.colored[rows]
-    pairs = data.pairs[rows]
-    colors = torch.stack(
-        [pairs[:, [p[0] == color for p in PAIRS]].any(1) for color in COLORS], dim=1
+    with torch.autocast(device.type, enabled=False):
+        logits, by_noun = scale * seen[plain] @ told.T, scale * seen @ named.T
+    kinds, pairs, colors, stuff = (
+        table[rows].to(device) for table in (data.kinds, data.pairs, data.colors, data.stuff)
     )
-    truths = (data.kinds[rows], pairs & colored[:, None], colors & colored[:, None])
-    names = ("kinds", "pairs", "colors", "stuff")
-    parts = {
-        name: recipe.nouns * _match(found, truth.to(device))
-        for name, found, truth in zip(names, by_prompt, (*truths, data.stuff[rows]), strict=True)
+    colored = data.colored[rows].to(device) & plain
+    truths = {
+        "kinds": kinds,
+        "pairs": pairs & colored[:, None],
+        "colors": colors & colored[:, None],
+        "stuff": stuff & plain[:, None],
     }
-    if teacher is not None:
-        imitated = pupil.imitate(states[:, 1:])
-        parts["teacher"] = functional.mse_loss(imitated, teacher.features(pixels))
+    found = by_noun.split([len(family) for family in families], dim=1)
+    parts = {
+        name: recipe.nouns * _match(scores, truth)
+        for scores, (name, truth) in zip(found, truths.items(), strict=True)
+    }
+    same = (captions[:, None] == captions[None]).all(-1)
     parts["captions"] = (_match(logits, same) + _match(logits.T, same)) / 2
+    named_ones = torch.cat([kinds, colors, stuff], dim=1).float()
+    by_patch = best_patches(pupil.patches(states[:, 1:]))
+    parts["patches"] = noun_loss(by_patch, named_ones, colored) / 2
     return parts
-
-
-class Pupil(nn.Module):
-    """The pair, and what turns the patches of its image tower into a teacher's features."""
-
-    def __init__(self, clip: "CLIPModel", recipe: ClipRecipe) -> None:
-        super().__init__()
-        self.clip = clip
-        self.imitate = nn.Linear(recipe.width, recipe.teacher.channels[-1])
 
 
 def embed_tokens(model: "CLIPModel", tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b d"]:
@@ -276,7 +277,7 @@ def embed_tokens(model: "CLIPModel", tokens: Int[Tensor, "b t"]) -> Float[Tensor
     longest = int(tokens.ne(cast(int, end)).sum(1).max()) + 1
     output = model.get_text_features(input_ids=tokens[:, :longest])
     features = cast("BaseModelOutputWithPooling", output).pooler_output
-    return functional.normalize(cast(Tensor, features), dim=-1)
+    return functional.normalize(cast(Tensor, features).float(), dim=-1)
 
 
 def _match(logits: Float[Tensor, "b n"], positives: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
@@ -301,7 +302,7 @@ def load_clip_average(recipe: MiniRecipe, work: Path) -> "CLIPModel":
             got=f"no {checkpoint}",
             remedy="run --stage clip with the same work folder first",
         )
-    pupil = Pupil(build_clip(recipe.clip, build_tokenizer(VOCABULARY)), recipe.clip)
+    pupil = Pupil(recipe.clip, build_tokenizer(VOCABULARY))
     load_checkpoint(checkpoint, {"average": pupil})
     return pupil.clip.eval().requires_grad_(False)
 

@@ -11,10 +11,9 @@ from diffuseg.train.captioner import export_captioner, train_captioner
 from diffuseg.train.clip import export_clip, load_clip_average, train_clip
 from diffuseg.train.data import load_pictures
 from diffuseg.train.log import TrainLog
+from diffuseg.train.priming import train_priming
 from diffuseg.train.recipe import MiniRecipe
-from diffuseg.train.teacher import train_teacher
 from diffuseg.train.vit import export_vit, train_vit
-from diffuseg.train.windows import load_framed
 from diffuseg.train.work import Meter, require_stage
 
 COMPANIONS = ("clip", "captioner", "vit")
@@ -22,13 +21,7 @@ COMPANIONS = ("clip", "captioner", "vit")
 
 
 def train_companion(
-    name: str,
-    recipe: MiniRecipe,
-    work: Path,
-    *,
-    device: torch.device,
-    log: TrainLog,
-    meter: Meter,
+    name: str, recipe: MiniRecipe, work: Path, *, device: torch.device, log: TrainLog, meter: Meter
 ) -> None:
     """Train (or go on with) one of `COMPANIONS` and write it to `work / name`."""
     train = {"clip": _train_clip, "captioner": _train_captioner, "vit": _train_vit}[name]
@@ -43,15 +36,13 @@ def train_companion(
 def _train_clip(
     recipe: MiniRecipe, work: Path, *, device: torch.device, log: TrainLog, meter: Meter
 ) -> Callable[[Path], None]:
-    framed = load_framed(recipe, work / "pictures")
-    with meter("training the teacher of CLIP") as progress:
-        teacher = train_teacher(recipe, framed, work, device=device, log=log, progress=progress)
-    del framed
-    pictures = load_captioned(work / "pictures", recipe.clip.size)
+    windows = load_pictures(work / "pictures", "windows")
+    with meter("priming the image tower of CLIP") as progress:
+        primer = train_priming(recipe, windows, work, device=device, log=log, progress=progress)
+    del windows
+    pictures = load_captioned(work / "pictures", recipe.crop_size)
     with meter("training CLIP") as progress:
-        train_clip(
-            recipe, pictures, work, device=device, log=log, progress=progress, teacher=teacher
-        )
+        train_clip(recipe, pictures, work, device=device, log=log, progress=progress, primer=primer)
     return lambda folder: export_clip(recipe, work, folder)
 
 
@@ -60,7 +51,7 @@ def _train_captioner(
 ) -> Callable[[Path], None]:
     require_stage(work / "clip.safetensors", "clip")
     clip = load_clip_average(recipe, work)
-    pictures = load_captioned(work / "pictures", recipe.clip.size)
+    pictures = load_captioned(work / "pictures", recipe.crop_size)
     with meter("training the captioner") as progress:
         train_captioner(
             recipe, pictures, work, device=device, log=log, progress=progress, clip=clip

@@ -1,10 +1,11 @@
-"""The training loop of the companions: AdamW, warm-up, cosine decay, averaged weights, resume."""
+"""The training loop of the companions: AdamW or Muon, warm-up, cosine decay, averages, resume."""
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
+from diffuseg.train.muon import Muon
 
 _SAVE_EVERY = 100
+_LAYER = re.compile(r"\.(layers|h)\.\d")  # the latter are those of GPT-2
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -49,6 +52,17 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     return schedule.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
 
 
+def turn_layers(factor: float) -> Callable[[str], float]:
+    """For `train_steps`: Muon for what the layers of a transformer hold, AdamW for the rest.
+
+    Example:
+        >>> turn = turn_layers(20.0)
+        >>> turn("tower.encoder.layers.0.mlp.fc1.weight"), turn("projection.weight")
+        (20.0, 0.0)
+    """
+    return lambda name: factor if _LAYER.search(name) else 0.0
+
+
 def train_steps(
     model: _Model,
     schedule: Schedule,
@@ -58,6 +72,7 @@ def train_steps(
     log: TrainLog,
     progress: Progress | None = None,
     slow: Callable[[str], float] = lambda name: 1.0,
+    turn: Callable[[str], float] | None = None,
 ) -> _Model:
     """Train `model` (or go on with it) and return its moving average, frozen.
 
@@ -70,9 +85,14 @@ def train_steps(
         log: The journal.
         progress: Told (done, total) after every step.
         slow: Factor on the learning rate, by parameter name.
+        turn: Which matrices Muon descends, by parameter name: a further factor on their learning
+            rate, 0 for those that stay with AdamW. Everything stays with it when None.
     """
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(_groups(model, schedule, slow), betas=(0.9, 0.98))
+    groups, betas = _groups(model, schedule, slow, turn), (0.9, 0.98)
+    optimizer = (
+        torch.optim.AdamW(groups, betas=betas) if turn is None else Muon(groups, betas=betas)
+    )
     modules = {"model": model, "average": average}
     step = 0
     if checkpoint.exists():
@@ -98,16 +118,21 @@ def train_steps(
 
 
 def _groups(
-    model: nn.Module, schedule: Schedule, slow: Callable[[str], float]
-) -> list[dict[str, object]]:
+    model: nn.Module,
+    schedule: Schedule,
+    slow: Callable[[str], float],
+    turn: Callable[[str], float] | None,
+) -> list[dict[str, Any]]:
     """Matrices decay; gains, biases, tokens and the temperature do not."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decay = schedule.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((decay, slow(name)), []).append(parameter)
+        turned = turn(name) if turn is not None and parameter.ndim == 2 else 0.0
+        factor = slow(name) * (turned or 1.0)
+        groups.setdefault((decay, factor, turned > 0), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "factor": factor}
-        for (decay, factor), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "factor": factor, "orthogonal": turned}
+        for (decay, factor, turned), parameters in groups.items()
     ]
 
 

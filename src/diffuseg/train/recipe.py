@@ -85,30 +85,35 @@ class DenoiserRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherRecipe:
-    """The convolutional net the image tower imitates: `window` pixels around one thing each."""
+class PrimingRecipe:
+    """The image tower's first lesson, the nouns of windows' captions.
 
-    channels: tuple[int, int, int, int] = (24, 48, 96, 128)
-    window: int = 64
-    steps: int = 350
-    batch: int = 96
-    learning_rate: float = 4e-3
-    warmup: int = 70
-    weight_decay: float = 0.02
-    ema: float = 0.98
+    Warm-up and cosine decay; `turn` is Muon's rate in parts of AdamW's, `ema` averages the weights.
+    """
+
+    steps: int = 5000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    turn: float = 20.0
+    warmup: int = 50
+    weight_decay: float = 0.05
+    ema: float = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRecipe:
     """The CLIP pair: pictures of `size` pixels in patches of `patch`.
 
-    AdamW with warm-up and cosine decay. A share `single` of every batch shows a single thing;
-    pictures are mirrored and shifted by up to `shift` pixels; `nouns` weighs each contrast against
-    the prompts of single nouns beside the one against whole captions. `ema` averages the weights.
+    The image tower begins as `priming` leaves it. Muon for the layers, at `turn` times the rate of
+    AdamW for the rest, with warm-up and cosine decay; the image tower learns at `tower_rate` of the
+    text tower's rate. A share `single` of every batch shows a single thing; pictures are mirrored
+    and cut to between `least` and all of their sides, a share `recolored` of them shows other
+    colours than it had and asks for shapes only; `nouns` weighs each contrast against the
+    prompts of single nouns beside the one against whole captions. `ema` averages the weights.
     """
 
-    size: int = 128
-    patch: int = 16
+    size: int = 96
+    patch: int = 8
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -116,16 +121,19 @@ class ClipRecipe:
     text_layers: int = 2
     text_heads: int = 4
     projection: int = 128
-    steps: int = 1500
-    batch: int = 32
+    steps: int = 1400
+    batch: int = 48
     learning_rate: float = 1e-3
+    turn: float = 20.0
+    tower_rate: float = 0.5
     warmup: int = 50
     weight_decay: float = 0.05
-    ema: float = 0.995
-    single: float = 0.6
-    shift: int = 10
+    ema: float = 0.99
+    single: float = 0.5
+    least: float = 0.82
+    recolored: float = 0.3
     nouns: float = 0.7
-    teacher: TeacherRecipe = TeacherRecipe()
+    priming: PrimingRecipe = PrimingRecipe()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +168,8 @@ class VitRecipe:
 class CaptionerRecipe:
     """The captioner: the CLIP pair's image tower and a decoder of `layers` and `width`.
 
-    AdamW with warm-up and cosine decay; the tower learns at `tower_rate` of the decoder's rate.
+    Muon for the layers, at `turn` times the rate of AdamW for the rest, with warm-up and cosine
+    decay; the tower learns at `tower_rate` of the decoder's rate.
     """
 
     width: int = 128
@@ -169,6 +178,7 @@ class CaptionerRecipe:
     steps: int = 1000
     batch: int = 32
     learning_rate: float = 1e-3
+    turn: float = 20.0
     tower_rate: float = 0.3
     warmup: int = 50
     weight_decay: float = 0.05
