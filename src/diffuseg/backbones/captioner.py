@@ -1,6 +1,8 @@
 """Captioners: pictures put into words."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -87,15 +89,29 @@ class Captioner:
         for start in range(0, len(read), _BATCH):
             part = [image.pixels for image in read[start : start + _BATCH]]
             pixels = self.processor(part, return_tensors="pt")["pixel_values"]
-            ids = cast(Any, self.model).generate(
-                pixel_values=pixels.to(self.device, self.dtype),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                num_beams=1,
-            )
+            with _no_warnings():
+                ids = cast(Any, self.model).generate(
+                    pixel_values=pixels.to(self.device, self.dtype),
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                )
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             captions += [" ".join(text.split()) for text in texts]
         return captions
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Without transformers' warnings: it misses a mask for padding, and captions have none."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def load_captioner(
