@@ -24,7 +24,7 @@ _THING_SEEN = 0.35  # share of a thing's visible pixels that must be in the crop
 _STUFF_SEEN = 0.08  # share of the crop a stuff region must cover to be named
 _NO_COLOR = 0.3  # share of phrasings without colours
 _COLORED = re.compile(rf"\ban? ({'|'.join(COLORS)}) ")
-KINDS = ("scenes", "crops", "windows")
+KINDS = ("scenes", "crops", "windows", "pairs")
 Progress = Callable[[int, int], None]
 
 
@@ -84,6 +84,28 @@ def frame_scene(
     return _cut(scene, rng, top=corner[0], left=corner[1], extent=side, side=side)
 
 
+def frame_pair(
+    scene: Scene, rng: np.random.Generator, *, side: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[str, ...]]:
+    """The smallest square around two of the things, with some margin, shrunk to `side`.
+
+    In a window on one thing its noun need only find what stands out; between two it has to choose.
+    A scene with one thing gives a window on it.
+    """
+    shown = np.unique(scene.instances[scene.instances > 0])
+    if len(shown) < 2:
+        return frame_scene(scene, rng, side=side)
+    rows, columns = np.nonzero(np.isin(scene.instances, rng.choice(shown, 2, replace=False)))
+    spans = [(int(at.min()), int(at.max()) + 1) for at in (rows, columns)]
+    wanted = max(last - first for first, last in spans) * rng.uniform(1.0, 1.2)
+    extent = int(np.clip(wanted, side, min(scene.labels.shape)))
+    corner = []
+    for (first, last), length in zip(spans, scene.labels.shape, strict=True):
+        lowest, highest = sorted((last - extent, first))
+        corner.append(int(np.clip(rng.integers(lowest, highest + 1), 0, length - extent)))
+    return _cut(scene, rng, top=corner[0], left=corner[1], extent=extent, side=side)
+
+
 def _cut(
     scene: Scene, rng: np.random.Generator, *, top: int, left: int, extent: int, side: int
 ) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[str, ...]]:
@@ -113,12 +135,12 @@ def shard_count(recipe: MiniRecipe) -> int:
 
 
 def shard_path(folder: Path, kind: str, shard: int) -> Path:
-    """The file of one shard of "scenes", "crops" or "windows"."""
+    """The file of one shard of a kind, of `KINDS`."""
     return folder / f"{kind}-{shard:04d}.npz"
 
 
 def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
-    """Render what is missing of one shard of scenes, crops and windows; returns its number."""
+    """Render what is missing of one shard of every kind; returns its number."""
     missing = [kind for kind in KINDS if not shard_path(folder, kind, shard).exists()]
     if not missing:
         return shard
@@ -131,7 +153,11 @@ def render_shard(recipe: MiniRecipe, folder: Path, shard: int) -> int:
         nouns = [(thing.color, thing.kind) for thing in scene.things]
         images["scenes"].append(scene.image)
         captions["scenes"].append(_captions(nouns, scene.stuff, rng))
-        for kind, cut in (("crops", crop_scene), ("windows", frame_scene)):
+        for kind, cut in (
+            ("crops", crop_scene),
+            ("windows", frame_scene),
+            ("pairs", frame_pair),
+        ):
             for _ in range(recipe.crops):
                 picture, phrases = cut(scene, rng, side=recipe.crop_size)
                 images[kind].append(picture)

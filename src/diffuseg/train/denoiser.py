@@ -151,7 +151,7 @@ def draw_batch(
     mirrored = torch.from_numpy(rng.integers(2, size=count))
     phrasing = torch.from_numpy(rng.integers(data.tokens.shape[1], size=count))
     tokens = data.tokens[rows, phrasing]
-    colorless = torch.from_numpy(rng.random(count) < recipe.colorless)
+    colorless = torch.from_numpy(rng.random(count) < phase.colorless)
     named = torch.isin(tokens, colors) & colorless[:, None]
     tokens = drop_tokens(tokens, named, end=int(empty[-1]))
     dropped = torch.from_numpy(rng.random(count) < recipe.caption_dropout)
@@ -165,7 +165,7 @@ def draw_batch(
     return Batch(
         clean=data.values[rows, mirrored].float(),
         noise=torch.randn((count, *data.values.shape[2:]), generator=generator),
-        timesteps=(TIMESTEPS * u**recipe.timestep_power).long().clamp_(0, TIMESTEPS - 1),
+        timesteps=(TIMESTEPS * u**phase.timestep_power).long().clamp_(0, TIMESTEPS - 1),
         tokens=tokens,
         hide_padding=hide,
     )
@@ -181,7 +181,7 @@ def train_phase(
     average: Denoiser,
     data: Latents,
     recipe: MiniRecipe,
-    phase: PhaseRecipe,
+    number: int,
     work: Path,
     *,
     tokenizer: "CLIPTokenizer",
@@ -189,13 +189,13 @@ def train_phase(
     log: TrainLog,
     progress: Progress | None = None,
 ) -> None:
-    """Train one resolution (or resume it), updating `model` and its moving `average`."""
+    """Train phase `number` (or resume it), updating `model` and its moving `average`."""
     from diffusers.models.attention_processor import AttnProcessor
 
     settings = recipe.denoiser
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     colors = color_ids(tokenizer)
-    number = settings.phases.index(phase)
+    phase = settings.phases[number]
     checkpoint = phase_path(work, number)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -228,7 +228,7 @@ def train_phase(
                 noisy, timesteps, batch.tokens.to(accelerator.device), batch.hide_padding
             )
         errors = (output.float() - noise).square().mean((1, 2, 3))
-        weights = (1 / level.flatten()).clamp(max=settings.weight_cap)
+        weights = (1 / level.flatten()).clamp(max=phase.weight_cap)
         loss = (weights * errors).mean() + settings.constant_padding * leak
         stepper.zero_grad(set_to_none=True)
         accelerator.backward(loss)

@@ -178,15 +178,15 @@ def _train_denoiser(
     torch.manual_seed(recipe.seed)
     model = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     average = copy.deepcopy(model).requires_grad_(False)
-    for number, phase in enumerate(recipe.denoiser.phases, start=1):
+    for number, phase in enumerate(recipe.denoiser.phases):
         data = load_latents(work, phase.pictures)
-        with meter(f"training the U-Net, {number} ({phase.pictures})") as progress:
+        with meter(f"training the U-Net, {number + 1} ({phase.pictures})") as progress:
             train_phase(
                 model,
                 average,
                 data,
                 recipe,
-                phase,
+                number,
                 work,
                 tokenizer=tokenizer,
                 accelerator=accelerator,

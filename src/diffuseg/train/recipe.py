@@ -42,26 +42,31 @@ class VaeRecipe:
 class PhaseRecipe:
     """One stretch of the U-Net's training; phases run in order on the same weights.
 
-    `pictures` names what is shown: "crops" and "windows" (small, many a step; windows are framed
-    around a thing and not shrunk) or whole "scenes".
+    `pictures` names what is shown: "crops", "windows" and "pairs" (small, many a step; windows are
+    framed around a thing and not shrunk, pairs around two) or whole "scenes". `timestep_power`
+    skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss weight 1/alpha_bar.
+    What a noun tells is of use where noise hides its thing, so lower powers and higher caps teach
+    more of it. `colorless` is the share of captions whose colours are left out, so that the noun
+    alone has to find its thing. The learning rate falls to a tenth in a straight line.
     """
 
-    pictures: Literal["crops", "windows", "scenes"]
+    pictures: Literal["crops", "windows", "pairs", "scenes"]
     steps: int
     batch: int
     learning_rate: float
+    timestep_power: float = 0.85
+    weight_cap: float = 5.0
+    colorless: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenoiserRecipe:
     """U-Net and text tower, trained together on (latent, caption) pairs.
 
-    `timestep_power` skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss
-    weight 1/alpha_bar; `caption_dropout` is the share of empty captions (classifier-free
-    guidance); `colorless` the share of captions whose colours are left out, so that the noun alone
-    has to find its thing; `open_share` the share of steps that see end and padding tokens, as any
-    Stable Diffusion does at inference; `constant_padding` weighs the loss that keeps those tokens'
-    states the same for every caption, so that nothing can leak through them.
+    `caption_dropout` is the share of empty captions (classifier-free guidance); `open_share` the
+    share of steps that see end and padding tokens, as any Stable Diffusion does at inference;
+    `constant_padding` weighs the loss that keeps those tokens' states the same for every caption,
+    so that nothing can leak through them.
     """
 
     channels: tuple[int, ...] = (48, 96, 144, 144)
@@ -69,10 +74,7 @@ class DenoiserRecipe:
     text_width: int = 128
     text_layers: int = 1
     text_heads: int = 4
-    timestep_power: float = 0.85
-    weight_cap: float = 5.0
     caption_dropout: float = 0.1
-    colorless: float = 0.5
     open_share: float = 0.0
     constant_padding: float = 0.1
     ema: float = 0.9995
@@ -80,7 +82,25 @@ class DenoiserRecipe:
     phases: tuple[PhaseRecipe, ...] = (
         PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
         PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
-        PhaseRecipe(pictures="windows", steps=4200, batch=32, learning_rate=5e-4),
+        PhaseRecipe(pictures="windows", steps=2300, batch=32, learning_rate=5e-4, colorless=0.5),
+        PhaseRecipe(
+            pictures="windows",
+            steps=1800,
+            batch=32,
+            learning_rate=5e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.5,
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=1600,
+            batch=32,
+            learning_rate=5e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+        ),
     )
 
 
@@ -194,7 +214,7 @@ class MiniRecipe:
 
     Example:
         >>> [phase.pictures for phase in MiniRecipe().denoiser.phases]
-        ['crops', 'crops', 'windows']
+        ['crops', 'crops', 'windows', 'windows', 'pairs']
     """
 
     seed: int = 0
