@@ -309,6 +309,16 @@ def test_the_captioner_can_begin_with_the_pairs_tower(pictures, tmp_path):
     assert torch.allclose(ours, theirs, atol=1e-5)  # they multiply in other orders
 
 
+def test_the_captioner_ends_on_whole_scenes(pictures, rendered, tmp_path):
+    scenes = load_captioned(rendered, TOY.crop_size, kinds=("scenes",))
+    recipe = replace(TOY, captioner=replace(TOY.captioner, steps=2, mixed=0))
+    log = TrainLog(tmp_path / "log.jsonl")
+    both = train_captioner(recipe, pictures, tmp_path / "a", device=CPU, log=log, scenes=scenes)
+    alone = train_captioner(recipe, scenes, tmp_path / "b", device=CPU, log=log)
+    theirs = alone.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in both.state_dict().items())
+
+
 def test_the_decoder_sees_only_the_words_before(pictures):
     tokenizer = build_tokenizer(VOCABULARY)
     torch.manual_seed(0)

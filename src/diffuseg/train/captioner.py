@@ -131,6 +131,7 @@ def train_captioner(
     log: TrainLog,
     progress: Progress | None = None,
     clip: "CLIPModel | None" = None,
+    scenes: Pictures | None = None,
 ) -> "VisionEncoderDecoderModel":
     """Train (or resume) the captioner.
 
@@ -142,6 +143,8 @@ def train_captioner(
         log: The journal.
         progress: Told (done, total) after every step.
         clip: The trained pair whose image tower to begin with; from nothing when None.
+        scenes: What to show after `recipe.captioner.mixed` steps: whole scenes, of which everything
+            is told, while crops leave out what they cut. The same pictures when None.
 
     Returns:
         The averaged weights, frozen.
@@ -151,7 +154,10 @@ def train_captioner(
     """
     settings = recipe.captioner
     tokenizer = build_tokenizer(VOCABULARY)
-    rows, labels = caption_labels(pictures, tokenizer)
+    shown = [
+        (part.images, *caption_labels(part, tokenizer))
+        for part in ([pictures] if scenes is None else [pictures, scenes])
+    ]
     torch.manual_seed(recipe.seed)
     model = build_captioner(settings, recipe.clip, tokenizer)
     start_layers(cast(nn.Module, model))
@@ -161,15 +167,16 @@ def train_captioner(
 
     def losses(model: "VisionEncoderDecoderModel", step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 11, step])
+        images, rows, labels = shown[-1 if step >= settings.mixed else 0]
         picked = rng.integers(len(rows), size=settings.batch)
-        images = pictures.images[rows[picked]]
-        views = draw_views(images, rng, side=recipe.clip.size, least=recipe.clip.least)
+        chosen = images[rows[picked]]
+        views = draw_views(chosen, rng, side=recipe.clip.size, least=recipe.clip.least)
         pixels = to_pixels(views).to(device)
         told = labels[torch.from_numpy(picked)]
         told = told[:, : int((told != _IGNORED).sum(1).max())].to(device)
-        shown = (told != _IGNORED).long()
+        words = (told != _IGNORED).long()
         with torch.autocast(device.type, torch.bfloat16):
-            output = model(pixel_values=pixels, labels=told, decoder_attention_mask=shown)
+            output = model(pixel_values=pixels, labels=told, decoder_attention_mask=words)
         return {"words": output.loss}
 
     return train_steps(

@@ -52,9 +52,17 @@ def _train_captioner(
     require_stage(work / "clip.safetensors", "clip")
     clip = load_clip_average(recipe, work)
     pictures = load_captioned(work / "pictures", recipe.crop_size)
+    scenes = load_captioned(work / "pictures", recipe.crop_size, kinds=("scenes",))
     with meter("training the captioner") as progress:
         train_captioner(
-            recipe, pictures, work, device=device, log=log, progress=progress, clip=clip
+            recipe,
+            pictures,
+            work,
+            device=device,
+            log=log,
+            progress=progress,
+            clip=clip,
+            scenes=scenes,
         )
     return lambda folder: export_captioner(recipe, work, folder)
 

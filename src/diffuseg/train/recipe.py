@@ -189,13 +189,15 @@ class CaptionerRecipe:
     """The captioner: the CLIP pair's image tower and a decoder of `layers` and `width`.
 
     Muon for the layers, at `turn` times the rate of AdamW for the rest, with warm-up and cosine
-    decay; the tower learns at `tower_rate` of the decoder's rate.
+    decay; the tower learns at `tower_rate` of the decoder's rate. Scenes and crops are shown for
+    `mixed` steps, then scenes alone.
     """
 
     width: int = 128
     layers: int = 2
     heads: int = 4
-    steps: int = 1000
+    steps: int = 2000
+    mixed: int = 1100
     batch: int = 32
     learning_rate: float = 1e-3
     turn: float = 20.0
