@@ -26,7 +26,8 @@ class DinoSeg(DiffSeg):
     to sum to 1. What follows, and the settings, are DiffSeg's, but for these defaults: `anchors` is
     14 and `grid` is "even", for a grid of 28 x 28 patches (DINO ViT-B/8 at 224 pixels). `tau` is
     1.0 as in DiffSeg, since the paper names none; it depends on the network, and "auto" finds it
-    from the image. A ViT has no noise and one resolution: `timestep`, `weighting`, `weights` and `normalise` cannot be set.
+    from the image. A ViT has no noise and one resolution: `timestep`, `weighting`, `weights` and
+    `normalise` cannot be set.
 
     Raises:
         InputError: A value out of range, or of a setting a ViT has no use for.

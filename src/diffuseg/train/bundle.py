@@ -10,7 +10,7 @@ from pathlib import Path
 from diffuseg.train.checkpoint import load_checkpoint
 from diffuseg.train.companions import COMPANIONS
 from diffuseg.train.denoiser import Denoiser, phase_path
-from diffuseg.train.recipe import PRESET, MiniRecipe
+from diffuseg.train.recipe import PRESET, VIT_PRESET, MiniRecipe
 from diffuseg.train.work import load_vae, require_stage
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.tokenizer import build_tokenizer
@@ -64,6 +64,8 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
     for name in COMPANIONS:
         if (work / name).is_dir():
             shutil.copytree(work / name, folder / name)
+    if (folder / "vit").is_dir():
+        _write_json(folder / "vit" / "diffuseg.json", {"preset": VIT_PRESET})
     if (out / CARD).is_file():
         shutil.copy(out / CARD, folder / CARD)
     write_checksums(folder)
