@@ -222,14 +222,14 @@ def test_prompts_are_averaged(held, one):
     np.testing.assert_allclose(twice.scores, alone.scores, atol=1e-7)
 
 
-def test_one_resolution_alone(one):
-    weights = (0.0, 1.0, 0.0, 0.0)[: len(one.grids("self"))]
+def test_one_resolution_alone_has_its_own_cells(one):
     grids = one.grids("self")
-    fused = merging.aggregate([one.self_attention(hw) for hw in grids], grids, weights)
-    points = torch.from_numpy(merging.anchor_grid(GRID, 3) @ [GRID[1], 1])
+    weights = (0.0, 1.0, *(0.0,) * (len(grids) - 2))
+    fused = merging.aggregate([one.self_attention(grids[1])], grids[1:2], [1.0])
+    points = torch.from_numpy(merging.anchor_grid(grids[1], 3) @ [grids[1][1], 1])
     seg = DiffSeg(weights=weights, anchors=3, rounds=1, tau=1e-9)(one, scores=True)
     up = torch.nn.functional.interpolate(
-        fused[0, points].view(1, -1, *GRID), size=IMAGE_HW, mode="bilinear"
+        fused[0, points].view(1, -1, *grids[1]), size=IMAGE_HW, mode="bilinear"
     )[0]
     np.testing.assert_allclose(seg.scores, up.numpy(), atol=1e-7)
 

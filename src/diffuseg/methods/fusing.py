@@ -126,7 +126,7 @@ def fuse_record(
     Args:
         record: Rows of its batch are prompts of the same image.
         weighting: As for `resolution_weights`, used without `weights`.
-        weights: One a grid, finest first.
+        weights: One a grid, finest first. The cells are those of the finest grid that counts.
         normalise: Whether `weights` are divided by their sum.
 
     Returns:
@@ -146,6 +146,10 @@ def fuse_record(
     else:
         whole = sum(weights) if normalise else 1.0
         shares = tuple(one / whole for one in weights)
+        # Leaving out the finest leaves the cells of the next one.
+        first = next((i for i, share in enumerate(shares) if share), 0)
+        if len(shares) == len(grids):
+            grids, shares = grids[first:], shares[first:]
     fused = aggregate(_grid_means(record, grids), grids, shares)
     if not fused.isfinite().all():
         raise InputError(

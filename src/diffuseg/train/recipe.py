@@ -241,7 +241,7 @@ PRESET: dict[str, dict[str, object]] = {
     },
     "diffseg": {
         "timestep": 300,
-        "weights": [0.0, 0.667, 0.333, 0.0],
+        "weights": [0.0, 0.5, 0.5, 0.0],
         "tau": "auto",
         "assign": "nearest",
     },
