@@ -8,7 +8,7 @@ product with the self-attention completes them (DiffSegmenter, Wang et al. 2023,
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,14 +19,13 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import recorded_preset, with_preset
+from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.prompts import TEMPLATE
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 
 BACKGROUND = "background"
 
-T = TypeVar("T")
 
 # By latent side over grid side; DiffSegmenter's 0.3, 0.5, 0.1, 0.1 for grids of 8, 16, 32, 64.
 _LEVEL_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
@@ -109,11 +108,11 @@ class Attend:
             )
         finest = _finest_self(layers, chosen.self_layers) if chosen.refine else []
         return Needs(
-            timesteps=(_given(chosen.timestep),),
+            timesteps=(given(chosen.timestep),),
             kinds=("self", "cross") if finest else ("cross",),
             layers=(*cross, *(layer.name for layer in finest)),
-            prompt=_given(chosen.prompt),
-            template=_given(chosen.template),
+            prompt=given(chosen.prompt),
+            template=given(chosen.template),
             background=self.background_words if self.background == "words" else (),
         )
 
@@ -149,7 +148,7 @@ class Attend:
             maps = spread[0].T.unflatten(1, finest).contiguous()
 
         # 4. Make classes comparable
-        maps = _normalised(maps, _given(chosen.normalise), chosen.temperature)
+        maps = _normalised(maps, given(chosen.normalise), chosen.temperature)
 
         # 5. A constant score for the background
         if chosen.background == "threshold":
@@ -337,15 +336,9 @@ def _matches(layer: LayerId, patterns: tuple[str, ...] | None) -> bool:
     return patterns is None or any(fnmatchcase(layer.name, one) for one in patterns)
 
 
-def _given(value: T | None) -> T:
-    if value is None:
-        raise TypeError("a setting was left open")
-    return value
-
-
 def _check(method: Attend) -> None:
     levels, weights = method.levels, method.weights
-    rules: list[tuple[bool, str, object]] = [
+    check_settings(
         (
             method.timestep is None or method.timestep >= 0,
             "timestep must be 0 or more",
@@ -374,9 +367,4 @@ def _check(method: Attend) -> None:
             'a background threshold needs normalise="minmax" or "softmax"',
             method.normalise,
         ),
-    ]
-    for holds, expected, got in rules:
-        if not holds:
-            raise InputError(
-                expected, got=got, remedy="change the setting, or leave it out for the model's own"
-            )
+    )

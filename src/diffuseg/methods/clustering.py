@@ -5,6 +5,7 @@ published. A cell's map over the image is a vector; scikit-learn groups them.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, TypeVar
@@ -19,12 +20,11 @@ from diffuseg.errors import InputError
 from diffuseg.methods.divergence import mean_of
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import recorded_preset, with_preset
+from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.methods.suppression import suppress
 from diffuseg.result import Segmentation
 
 C = TypeVar("C", bound="Clustering")
-T = TypeVar("T")
 
 Noise = Literal["nearest", "own"]
 
@@ -34,7 +34,7 @@ _NOISE = -1  # scikit-learn's label of cells in no cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clustering:
+class Clustering(ABC):
     """What the baselines share: the record, the fused maps, and how clusters become segments.
 
     A field that is None takes the value of the model's preset for DiffSeg, else the one named last.
@@ -60,7 +60,7 @@ class Clustering:
 
     def __post_init__(self) -> None:
         weights = self.weights
-        _check(
+        check_settings(
             (
                 self.timestep is None or self.timestep >= 0,
                 "timestep must be 0 or more",
@@ -78,7 +78,7 @@ class Clustering:
         preset = model.preset
         chosen = self._filled(preset.get("diffseg", {}), preset.get(self.name, {}))
         return Needs(
-            timesteps=(_given(chosen.timestep),), kinds=("self",), prompt="empty", noise=False
+            timesteps=(given(chosen.timestep),), kinds=("self",), prompt="empty", noise=False
         )
 
     def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
@@ -96,7 +96,7 @@ class Clustering:
             recorded_preset(record, "diffseg"), recorded_preset(record, self.name)
         )
         fused, grid = fuse_record(
-            record, _given(chosen.weighting), chosen.weights, normalise=chosen.normalise
+            record, given(chosen.weighting), chosen.weights, normalise=chosen.normalise
         )
         index = torch.from_numpy(chosen._cluster(fused[0])).to(fused.device)
         members = index == torch.arange(int(index.max()) + 1, device=fused.device)[:, None]
@@ -110,9 +110,9 @@ class Clustering:
             scores=scores,
         )
 
+    @abstractmethod
     def _cluster(self, fused: Float[Tensor, "n m"]) -> Int[np.ndarray, " n"]:
         """The cluster of every cell, numbered from 0 without gaps."""
-        raise NotImplementedError
 
     def _filled(self: C, shared: Mapping[str, object], own: Mapping[str, object]) -> C:
         """This method with nothing left open that all baselines have, but `weights`."""
@@ -151,7 +151,7 @@ class KMeans(Clustering):
 
     def __post_init__(self) -> None:
         Clustering.__post_init__(self)
-        _check(
+        check_settings(
             (self.k is None or self.k >= 1, "k must be 1 or more", self.k),
             (self.starts >= 1, "starts must be 1 or more", self.starts),
             (self.random_state >= 0, "random_state must be 0 or more", self.random_state),
@@ -198,7 +198,7 @@ class Dbscan(Clustering):
     def __post_init__(self) -> None:
         Clustering.__post_init__(self)
         share = self.quantile
-        _check(
+        check_settings(
             (self.eps is None or self.eps > 0, "eps must be positive", self.eps),
             (share is None or 0 < share < 1, "quantile must lie between 0 and 1", share),
             (self.min_samples >= 1, "min_samples must be 1 or more", self.min_samples),
@@ -281,17 +281,3 @@ def dbscan_cells(
 
 def _consecutive(index: np.ndarray) -> Int[np.ndarray, " n"]:
     return np.unique(index, return_inverse=True)[1].astype(np.int64)
-
-
-def _given(value: T | None) -> T:
-    if value is None:
-        raise TypeError("a setting was left open")
-    return value
-
-
-def _check(*rules: tuple[bool, str, object]) -> None:
-    for holds, expected, got in rules:
-        if not holds:
-            raise InputError(
-                expected, got=got, remedy="change the setting, or leave it out for the default"
-            )

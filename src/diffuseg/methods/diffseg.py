@@ -7,7 +7,7 @@ al., CVPR 2024). The steps on tensors are in `merging`.
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
@@ -18,13 +18,12 @@ from diffuseg.methods.divergence import Precision, distances
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import recorded_preset, with_preset
+from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.methods.suppression import suppress
 from diffuseg.result import Segmentation
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 PRESETS: dict[str, dict[str, object]] = {
     "coco-stuff": {"timestep": 300, "tau": 1.1},
@@ -120,7 +119,7 @@ class DiffSeg:
         """All self-attention of one call on the clean latents, with an empty prompt."""
         chosen = self._filled(model.preset.get("diffseg", {}))
         return Needs(
-            timesteps=(_given(chosen.timestep),), kinds=("self",), prompt="empty", noise=False
+            timesteps=(given(chosen.timestep),), kinds=("self",), prompt="empty", noise=False
         )
 
     def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
@@ -138,11 +137,11 @@ class DiffSeg:
 
         # 1. One map over the image for every cell of the finest grid
         fused, (height, width) = fuse_record(  # [1, n, n]
-            record, _given(chosen.weighting), chosen.weights, normalise=chosen.normalise
+            record, given(chosen.weighting), chosen.weights, normalise=chosen.normalise
         )
 
         # 2. Anchors gather the maps near their own, then merge among themselves
-        points = anchor_grid((height, width), _given(chosen.anchors), _given(chosen.grid))
+        points = anchor_grid((height, width), given(chosen.anchors), given(chosen.grid))
         anchors = torch.from_numpy(points[:, 0] * width + points[:, 1]).to(fused.device)
         [found] = merge(
             fused,
@@ -199,14 +198,8 @@ def _taus(method: DiffSeg) -> tuple[Tau, ...]:
     tau = method.tau
     if isinstance(tau, tuple):
         return tau
-    rounds = _given(method.rounds)
-    return ("auto",) * rounds if tau == "auto" else (_given(tau),) * rounds
-
-
-def _given(value: T | None) -> T:
-    if value is None:
-        raise TypeError("a setting was left open")
-    return value
+    rounds = given(method.rounds)
+    return ("auto",) * rounds if tau == "auto" else (given(tau),) * rounds
 
 
 def _positive(value: object) -> bool:
@@ -216,7 +209,7 @@ def _positive(value: object) -> bool:
 def _check(method: DiffSeg) -> None:
     taus = method.tau if isinstance(method.tau, tuple) else (method.tau,)
     weights, rounds = method.weights, method.rounds
-    rules: list[tuple[bool, str, object]] = [
+    check_settings(
         (
             method.timestep is None or method.timestep >= 0,
             "timestep must be 0 or more",
@@ -243,9 +236,4 @@ def _check(method: DiffSeg) -> None:
             "there must be one tau for all rounds, or one for each",
             f"{len(taus)} for {rounds} rounds",
         ),
-    ]
-    for holds, expected, got in rules:
-        if not holds:
-            raise InputError(
-                expected, got=got, remedy="change the setting, or leave it out for the model's own"
-            )
+    )

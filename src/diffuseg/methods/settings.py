@@ -11,6 +11,7 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 def with_settings(method: M, settings: Mapping[str, object]) -> M:
@@ -82,6 +83,37 @@ def recorded_preset(record: AttentionRecord, name: str) -> dict[str, object]:
         {}
     """
     return json.loads(str(record.header.provenance.get("preset") or "{}")).get(name, {})
+
+
+def given(value: T | None) -> T:
+    """Return a setting that cannot be open any more.
+
+    Raises:
+        TypeError: It is None: the method has left something unfilled.
+
+    Example:
+        >>> given(300)
+        300
+    """
+    if value is None:
+        raise TypeError("a setting was left open")
+    return value
+
+
+def check_settings(*rules: tuple[bool, str, object]) -> None:
+    """Make sure rules hold: (whether it does, what it says, what there is instead) each.
+
+    Raises:
+        InputError: For the first that does not.
+
+    Example:
+        >>> check_settings((True, "tau must be positive", 1.0))
+    """
+    for holds, expected, got in rules:
+        if not holds:
+            raise InputError(
+                expected, got=got, remedy="change the setting, or leave it out for the model's own"
+            )
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
