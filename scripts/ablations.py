@@ -32,6 +32,7 @@ TABLE: list[tuple[str, str, str, str | None]] = [
     ("diffseg", "DiffSeg", "diffseg", None),
     ("diffseg-auto", "DiffSeg, the threshold from the image", "diffseg", None),
     ("diffseg-fixed", "DiffSeg, the best fixed threshold", "diffseg", None),
+    ("diffseg-highest", "DiffSeg, pixels to the highest map (paper)", "diffseg", None),
     ("kmeans-c", "k-means, k the average number of classes", "kmeans", "mean_count"),
     ("kmeans-s", "k-means, k the number of classes of the image", "kmeans", "count"),
     ("dbscan", "DBSCAN, the best neighbourhood", "dbscan", None),
@@ -159,12 +160,12 @@ def settings_of(name: str, method: str, options: argparse.Namespace) -> dict[str
             return None if preset == "auto" else {"tau": "auto"}
         case "diffseg-fixed":
             return None if preset == best else {"tau": best}
+        case "diffseg-highest":
+            return {"assign": "highest"}
         case "dbscan":
             return {"quantile": best_quantile(options)}
         case "dinoseg":
             return {} if preset is not None else {"tau": "auto"}
-        case "semantic" | "semantic-given":
-            return {} if preset is not None else {"tau": best}
     return {}
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.methods.divergence import mean_of
+from diffuseg.methods.divergence import distances, mean_of
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
-from diffuseg.methods.suppression import suppress
+from diffuseg.methods.suppression import Assign, suppress
 from diffuseg.result import Segmentation
 
 C = TypeVar("C", bound="Clustering")
@@ -29,7 +29,7 @@ C = TypeVar("C", bound="Clustering")
 Noise = Literal["nearest", "own"]
 
 # What it takes to make DiffSeg's fused maps: a baseline is compared on the same.
-_SHARED = ("timestep", "weighting", "weights")
+_SHARED = ("timestep", "weighting", "weights", "assign")
 _NOISE = -1  # scikit-learn's label of cells in no cluster
 
 
@@ -44,6 +44,7 @@ class Clustering(ABC):
         weighting: As for DiffSeg. "proportional".
         weights: As for DiffSeg, instead of `weighting`.
         normalise: As for DiffSeg.
+        assign: As for DiffSeg: which cluster's mean map a pixel falls to. "highest".
         relabel: Number segments by area and leave out those without a pixel.
 
     Raises:
@@ -56,6 +57,7 @@ class Clustering(ABC):
     weighting: Weighting | None = None
     weights: tuple[float, ...] | None = None
     normalise: bool = False
+    assign: Assign | None = None
     relabel: bool = False
 
     def __post_init__(self) -> None:
@@ -100,9 +102,10 @@ class Clustering(ABC):
         )
         index = torch.from_numpy(chosen._cluster(fused[0])).to(fused.device)
         members = index == torch.arange(int(index.max()) + 1, device=fused.device)[:, None]
+        maps = mean_of(members, fused[0])
         return suppress(
             record,
-            mean_of(members, fused[0]),
+            maps if chosen.assign == "highest" else -distances(maps, fused[0]),
             grid,
             method=self.name,
             parameters=asdict(chosen),
@@ -117,7 +120,7 @@ class Clustering(ABC):
     def _filled(self: C, shared: Mapping[str, object], own: Mapping[str, object]) -> C:
         """This method with nothing left open that all baselines have, but `weights`."""
         same = {name: value for name, value in shared.items() if name in _SHARED}
-        general = {"timestep": 300, "weighting": "proportional"}
+        general = {"timestep": 300, "weighting": "proportional", "assign": "highest"}
         known = with_preset(self, without_weights(own, self.weighting))
         return with_preset(with_preset(known, without_weights(same, known.weighting)), general)
 

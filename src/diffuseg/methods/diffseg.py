@@ -19,7 +19,7 @@ from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
-from diffuseg.methods.suppression import suppress
+from diffuseg.methods.suppression import Assign, suppress
 from diffuseg.result import Segmentation
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class DiffSeg:
     tau: float | tuple[float, ...] | Literal["auto"] | None = None
     reuse_matched: bool = True
     refine: Literal["none", "kmeans", "kl"] = "none"
-    assign: Literal["highest", "nearest"] | None = None
+    assign: Assign | None = None
     kl_dtype: Precision = "float32"
     relabel: bool = False
 

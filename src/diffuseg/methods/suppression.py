@@ -1,6 +1,7 @@
 """From the maps of segments to the segmentation of the user's image."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +10,9 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.methods.attend import best_class
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
+
+Assign = Literal["highest", "nearest"]
+"""Which segment a pixel falls to: whose map is highest there, or nearest to the pixel's own."""
 
 
 def suppress(
