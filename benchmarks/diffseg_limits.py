@@ -57,10 +57,10 @@ def variants(
     proposals = {"true means": means_of(owner, fused[0])}
     points = merging.anchor_grid(grid, 16)
     anchors = torch.from_numpy(points @ np.array([grid[1], 1]))
-    thresholds: list[merging.Tau] = ["auto", *taus]
-    for tau in thresholds:
-        [found] = merging.merge(fused, anchors, [tau] * 3)
-        proposals[f"tau {tau}"] = found.maps
+    for tau in (None, *taus):
+        each: merging.Tau = "auto" if tau is None else tau
+        [found] = merging.merge(fused, anchors, (each, each, each))
+        proposals[f"tau {each}"] = found.maps
     for name, maps in proposals.items():
         yield f"{name}, highest", maps
         yield f"{name}, nearest", -merging.distances(maps, fused[0])
