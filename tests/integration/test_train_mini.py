@@ -15,8 +15,15 @@ from diffuseg.backbones import load
 from diffuseg.errors import InputError
 from diffuseg.train.bundle import export_mini
 from diffuseg.train.companions import COMPANIONS
-from diffuseg.train.data import Progress, crop_scene, frame_scene
-from diffuseg.train.denoiser import Denoiser, phase_path, scaled_linear_alphas
+from diffuseg.train.data import Progress, crop_scene, frame_pair, frame_scene
+from diffuseg.train.denoiser import (
+    Denoiser,
+    color_ids,
+    drop_tokens,
+    phase_path,
+    scaled_linear_alphas,
+    tokenize,
+)
 from diffuseg.train.mini import flush_denormals, train_mini
 from diffuseg.train.recipe import (
     CaptionerRecipe,
@@ -157,7 +164,7 @@ def test_checkpoint_of_another_recipe_is_refused(trained: Path, tmp_path: Path) 
     assert not (tmp_path / "mini").exists()
 
 
-@pytest.mark.parametrize("cut", [crop_scene, frame_scene])
+@pytest.mark.parametrize("cut", [crop_scene, frame_scene, frame_pair])
 def test_parts_are_captioned_by_what_they_show(cut) -> None:
     scenes = Scenes(split="train", seed=3)
     for index in range(20):
@@ -180,6 +187,27 @@ def test_windows_show_a_thing_at_its_own_size() -> None:
         words = {word for phrase in phrases[:-1] for word in phrase.split()}
         shares.append(bool(words & {thing.kind for thing in scene.things}))
     assert np.mean(shares) > 0.9
+
+
+def test_pairs_show_two_things_where_there_are_two() -> None:
+    shown = []
+    for index in range(30):
+        scene = Scenes(split="train", seed=3)[index]
+        picture, phrases = frame_pair(scene, np.random.default_rng(index), side=128)
+        assert picture.shape == (128, 128, 3)
+        words = [word for word in phrases[0].split() if word in scenes_things()]
+        if len(scene.things) > 1:
+            shown.append(len(words) > 1)
+    assert len(shown) > 10
+    assert np.mean(shown) > 0.9
+
+
+def test_colours_left_out_of_captions() -> None:
+    tokenizer = build_tokenizer(VOCABULARY)
+    tokens = tokenize(tokenizer, [("a red car on grass", "a blue tree", "sky")])[0]
+    end = int(tokens[0, -1])
+    left = drop_tokens(tokens, torch.isin(tokens, color_ids(tokenizer)), end=end)
+    assert (left == tokenize(tokenizer, [("a car on grass", "a tree", "sky")])[0]).all()
 
 
 def scenes_things() -> tuple[str, ...]:
