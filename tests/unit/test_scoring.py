@@ -21,6 +21,7 @@ from diffuseg.eval.scoring import (
     score_sample,
     segment_samples,
 )
+from diffuseg.eval.sweep_report import curves
 from diffuseg.image import Image
 from diffuseg.methods import METHODS, DiffSeg
 from diffuseg.result import Segmentation
@@ -285,8 +286,8 @@ def test_a_sweep_finds_what_an_evaluation_finds(model, tmp_path, monkeypatch):
     assert found.rows[2]["segments"] >= found.rows[4]["segments"]
     assert (tmp_path / "tau.png").is_file()
     assert (tmp_path / "timestep.png").is_file()
-    assert list(module.curves(found, "tau")) == ["acc", "miou", "miou_strict"]
-    assert len(module.curves(found, "tau", counts=True)["segments"]) == 3
+    assert list(curves(found, "tau")) == ["acc", "miou", "miou_strict"]
+    assert len(curves(found, "tau", counts=True)["segments"]) == 3
     table = found.to_markdown()
     assert "| timestep | tau | miou |" in table
     assert "per-image Hungarian" in table

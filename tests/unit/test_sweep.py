@@ -15,6 +15,7 @@ from diffuseg.eval import sweep as module
 from diffuseg.eval.curves import draw_curves
 from diffuseg.eval.datasets import Sample
 from diffuseg.eval.grid import Bare, parse_grid, plan
+from diffuseg.eval.sweep_report import curves
 from diffuseg.image import Image
 from support.folders import write_sd15
 
@@ -155,10 +156,10 @@ def test_another_figure_can_decide(model):
 def test_curves_of_several_fields(model):
     grid = {"timestep": [50, 400], "levels": [(1,), (2,)]}
     found = ds.sweep(Small(), grid, model=model, limit=1, size=64)
-    lines = module.curves(found, "timestep")
+    lines = curves(found, "timestep")
     assert sorted(lines) == ["levels=1", "levels=2"]
     assert [x for x, _ in lines["levels=1"]] == [50, 400]
-    assert module.curves(found, "levels") == {}
+    assert curves(found, "levels") == {}
 
 
 @pytest.mark.parametrize(
