@@ -17,11 +17,11 @@ from torch import Tensor
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.methods.divergence import distances, mean_of
+from diffuseg.methods.divergence import mean_of
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
-from diffuseg.methods.suppression import Assign, suppress
+from diffuseg.methods.suppression import Assign, rate_cells, suppress
 from diffuseg.result import Segmentation
 
 C = TypeVar("C", bound="Clustering")
@@ -102,10 +102,9 @@ class Clustering(ABC):
         )
         index = torch.from_numpy(chosen._cluster(fused[0])).to(fused.device)
         members = index == torch.arange(int(index.max()) + 1, device=fused.device)[:, None]
-        maps = mean_of(members, fused[0])
         return suppress(
             record,
-            maps if chosen.assign == "highest" else -distances(maps, fused[0]),
+            rate_cells(mean_of(members, fused[0]), fused[0], chosen.assign),
             grid,
             method=self.name,
             parameters=asdict(chosen),

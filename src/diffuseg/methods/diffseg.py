@@ -14,12 +14,12 @@ import torch
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.anchors import Grid, anchor_grid
-from diffuseg.methods.divergence import Precision, distances
+from diffuseg.methods.divergence import Precision
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
-from diffuseg.methods.suppression import Assign, suppress
+from diffuseg.methods.suppression import Assign, rate_cells, suppress
 from diffuseg.result import Segmentation
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ class DiffSeg:
         weighting: How the resolutions count (R). "proportional" to the side of their grids (the
             authors' code): 8:4:2:1 for 64, 32, 16, 8. "per_map": every layer by its side (the
             paper's formula). "equal".
-        weights: Instead of `weighting`: one number a resolution, finest first; 0 leaves one out.
-            They are not normalised, as in the authors' code: a sum of 1.3 makes all divergences
-            1.3 times as large.
+        weights: Instead of `weighting`: one number a resolution, finest first; 0 leaves one out, and
+            without the finest the cells are those of the next. They are not normalised, as in the
+            authors' code: a sum of 1.3 makes all divergences 1.3 times as large.
         normalise: Whether `weights` are divided by their sum.
         anchors: Anchors along each axis (M). 16 (paper, 9.6: 256 in all).
         grid: How anchors are spread. "reference": the authors' formula, made for 64 x 64 cells.
@@ -166,10 +166,9 @@ class DiffSeg:
             _, maps = refine_maps(fused[0], maps, chosen.refine)
 
         # 4. At each pixel of the user's image, the highest map (or the nearest) suppresses others
-        planes = maps if chosen.assign == "highest" else -distances(maps, fused[0])
         return suppress(
             record,
-            planes,
+            rate_cells(maps, fused[0], chosen.assign),
             (height, width),
             method="diffseg",
             parameters=asdict(chosen),

@@ -8,11 +8,25 @@ from torch import Tensor
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.methods.attend import best_class
+from diffuseg.methods.divergence import distances
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 
 Assign = Literal["highest", "nearest"]
 """Which segment a pixel falls to: whose map is highest there, or nearest to the pixel's own."""
+
+
+def rate_cells(
+    maps: Float[Tensor, "k n"], fused: Float[Tensor, "n n"], assign: Assign | None
+) -> Float[Tensor, "k n"]:
+    """Return what segments compete with at every cell: the highest wins.
+
+    Args:
+        maps: One a segment.
+        fused: The map of every cell.
+        assign: "nearest" compares these, by symmetric KL divergence; else the maps' own values.
+    """
+    return -distances(maps, fused) if assign == "nearest" else maps
 
 
 def suppress(
