@@ -45,7 +45,7 @@ class DiffSeg:
         weighting: How the resolutions count (R). "proportional" to the side of their grids (the
             authors' code): 8:4:2:1 for 64, 32, 16, 8. "per_map": every layer by its side (the
             paper's formula). "equal".
-        weights: Instead of `weighting`: one number a resolution, finest first; 0 leaves one out, and
+        weights: Instead of `weighting`: one number a resolution, finest first; 0 leaves one out;
             without the finest the cells are those of the next. They are not normalised, as in the
             authors' code: a sum of 1.3 makes all divergences 1.3 times as large.
         normalise: Whether `weights` are divided by their sum.
