@@ -14,6 +14,7 @@ from diffuseg.asking import Asked
 from diffuseg.attention import AttentionRecord, LayerId, RecordHeader, record
 from diffuseg.attention.captured import Contents, ReducedMap
 from diffuseg.backbones import Diffusion, Features, TextEmbedding, seeded_noise
+from diffuseg.backbones.text import reweight
 from diffuseg.image import Image, to_tensor
 from diffuseg.methods import Needs
 from diffuseg.models import model_name
@@ -61,7 +62,7 @@ def _through_unet(
     latents = model.encode(pixels)  # [b, c, h, w]
     encoded = time.perf_counter()
 
-    text = _embed(model, [prompt for job in jobs for prompt in job.asked.prompts.prompts])
+    text = _embed(model, [row for job in jobs for row in _rows_of(job.asked, needs)], needs)
     owners = [i for i, job in enumerate(jobs) for _ in job.asked.prompts.prompts]
     rows = latents[owners]  # [r, c, h, w]
     noise = _noise(latents, seed) if needs.noise else None  # [1, c, h, w]
@@ -71,7 +72,11 @@ def _through_unet(
         tokens=text.tokens,
         seed=seed if needs.noise else None,
         input_hw=jobs[0].hw,
-        provenance={"source": model.source, "preset": json.dumps(dict(model.preset))},
+        provenance={
+            "source": model.source,
+            "preset": json.dumps(dict(model.preset)),
+            **_emphasis_of(needs),
+        },
     )
     recorder = record(
         model,
@@ -170,18 +175,57 @@ def group_jobs(jobs: Sequence[Job]) -> list[list[int]]:
     return groups
 
 
-def _embed(model: Diffusion, prompts: Sequence[str]) -> TextEmbedding:
-    """Embed each different prompt once; images of a batch often share theirs."""
-    different = list(dict.fromkeys(prompts))
-    text = model.embed(different)
-    rows = [different.index(prompt) for prompt in prompts]
+_Row = tuple[str, tuple[int, ...]]  # a prompt, and the tokens of it that are stressed
+
+
+def _rows_of(asked: Asked, needs: Needs) -> list[_Row]:
+    prompts = asked.prompts.prompts
+    stressed: list[set[int]] = [set() for _ in prompts]
+    if needs.emphasis != 1 and needs.emphasis_on == "start":
+        stressed = [{0} for _ in prompts]
+    elif needs.emphasis != 1:
+        for span in asked.spans:
+            stressed[span.row].update(span.tokens)
+    return [(text, tuple(sorted(at))) for text, at in zip(prompts, stressed, strict=True)]
+
+
+def _embed(model: Diffusion, rows: Sequence[_Row], needs: Needs) -> TextEmbedding:
+    """Embed each different row once; images of a batch often share theirs."""
+    different = list(dict.fromkeys(rows))
+    text = _stressed(model, different, needs)
+    at = [different.index(row) for row in rows]
     return TextEmbedding(
-        vectors=text.vectors[rows],
-        prompts=tuple(prompts),
-        tokens=tuple(text.tokens[row] for row in rows),
-        mask=None if text.mask is None else text.mask[rows],
-        pooled=None if text.pooled is None else text.pooled[rows],
+        vectors=text.vectors[at],
+        prompts=tuple(prompt for prompt, _ in rows),
+        tokens=tuple(text.tokens[row] for row in at),
+        mask=None if text.mask is None else text.mask[at],
+        pooled=None if text.pooled is None else text.pooled[at],
     )
+
+
+def _stressed(model: Diffusion, rows: Sequence[_Row], needs: Needs) -> TextEmbedding:
+    prompts = [prompt for prompt, _ in rows]
+    text = model.embed(prompts)
+    if not any(tokens for _, tokens in rows):
+        return text
+    weights = torch.ones(text.vectors.shape[:2])  # [r, t]
+    for row, (_, tokens) in enumerate(rows):
+        weights[row, list(tokens)] = needs.emphasis
+    if needs.emphasis_rule == "blend":
+        origin = model.embed("").vectors
+    else:
+        origin = torch.zeros_like(text.vectors[:1])  # 0 + w (z - 0)
+    return replace(text, vectors=reweight(text.vectors, origin, weights))
+
+
+def _emphasis_of(needs: Needs) -> dict[str, str | float]:
+    if needs.emphasis == 1:
+        return {}
+    return {
+        "emphasis": needs.emphasis,
+        "emphasis_on": needs.emphasis_on,
+        "emphasis_rule": needs.emphasis_rule,
+    }
 
 
 def _noise(latents: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "1 c h w"]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from diffuseg.attention import AttentionRecord
+from diffuseg.errors import InputError
 from diffuseg.prompts import TEMPLATE
 from diffuseg.result import Segmentation
 
@@ -31,6 +33,14 @@ class Needs:
         template: The prompt, with {} for the classes.
         background: Words recorded beside the user's classes, as one class named "background".
         noise: Whether noise is added at the timestep, or the clean latents are shown.
+        emphasis: How strongly some tokens of a prompt count, w; 1 leaves them alone.
+        emphasis_on: "classes": the tokens that name classes (the nouns, with a caption). "start":
+            the start token.
+        emphasis_rule: What w does to a token's vector z. "blend": e + w (z - e), e being the empty
+            prompt's at its place. "scale": w z, and so keys and values of every layer.
+
+    Raises:
+        InputError: The emphasis is negative or not finite.
 
     Example:
         >>> Needs(timesteps=(100,), kinds=("cross",)).prompt
@@ -47,6 +57,17 @@ class Needs:
     template: str = TEMPLATE
     background: tuple[str, ...] = ()
     noise: bool = True
+    emphasis: float = 1.0
+    emphasis_on: Literal["classes", "start"] = "classes"
+    emphasis_rule: Literal["blend", "scale"] = "blend"
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.emphasis) and self.emphasis >= 0):
+            raise InputError(
+                "emphasis must be a number of 0 or more",
+                got=self.emphasis,
+                remedy="1 changes nothing, 1.21 stresses the class words",
+            )
 
 
 @runtime_checkable
