@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 from diffuseg.asking import ask, read_words, takes_captions
 from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import Features
 from diffuseg.batch import Job, capture_batch
 from diffuseg.errors import InputError
+from diffuseg.filtering import ClassFilter, ListedClasses, find_filter
 from diffuseg.image import read_image
-from diffuseg.methods import DEFAULT_METHOD, Needs, backbone_of, find_method, method_name
+from diffuseg.methods import DEFAULT_METHOD, Method, Needs, backbone_of, find_method, method_name
 from diffuseg.models import MODEL_VARIABLE, ModelCache, find_model, loaded, model_name
 from diffuseg.result import Segmentation
 from diffuseg.segmenter import Segmenter, seen_hw
@@ -39,6 +41,7 @@ def build_segmenter(
     *,
     caption: object = None,
     captioner: object = None,
+    class_filter: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -58,6 +61,9 @@ def build_segmenter(
         captioner: What writes captions where neither is given: a name, hub id or folder, a loaded
             captioner, or a function from a list of images to a list of texts. None: the one that
             comes with the model, else BLIP.
+        class_filter: Makes the classes a vocabulary, of which only those are looked for that an
+            image shows: "clip", the pair that comes with the model; lists by image, as a file or a
+            dict (then the classes may be left out); or what `find_filter` takes.
         seed: Of the noise.
         size: Side of the square whose area the model sees; by default what it was trained at.
         fit: "aspect" keeps the image's proportions, "square" does not.
@@ -78,18 +84,25 @@ def build_segmenter(
     check_number("seed", seed, least=0)
     if size is not None:
         check_number("size", size, least=64)
+    held = find_model(model, backbone=backbone_of(chosen))
+    needs = chosen.needs(held)
+    kept = None
+    if class_filter is not None:
+        kept = _find_filter(class_filter, chosen, held, caption)
+        if isinstance(kept, ListedClasses) and classes is None:
+            words = read_words(list(kept.labels.names))
     segmenter = Segmenter(
-        model=find_model(model, backbone=backbone_of(chosen)),
+        model=held,
         method=chosen,
         classes=words.classes,
         caption=words.caption,
         captioner=captioner,
+        class_filter=kept,
         seed=seed,
         size=size,
         fit=fit,
         keep_scores=keep_scores,
     )
-    needs = chosen.needs(segmenter.model)
     if words and needs.prompt == "empty":
         named = ", ".join(one.name for one in words.classes or ()) or repr(caption)
         raise InputError(
@@ -117,6 +130,7 @@ def segment(
     method: object = DEFAULT_METHOD,
     caption: object = None,
     captioner: object = None,
+    class_filter: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -150,6 +164,7 @@ def segment(
         classes,
         caption=caption,
         captioner=captioner,
+        class_filter=class_filter,
         seed=seed,
         size=size,
         fit=fit,
@@ -166,6 +181,7 @@ def segment_many(
     method: object = DEFAULT_METHOD,
     caption: object = None,
     captioner: object = None,
+    class_filter: object = None,
     seed: int = 0,
     size: int | None = None,
     fit: str = "aspect",
@@ -194,6 +210,7 @@ def segment_many(
         classes,
         caption=caption,
         captioner=captioner,
+        class_filter=class_filter,
         seed=seed,
         size=size,
         fit=fit,
@@ -252,6 +269,20 @@ def capture(
     job = Job(held, asked, seen_hw(held, chosen, size, fit))
     [shot] = capture_batch([job], chosen, needs, seed)
     return shot.record
+
+
+def _find_filter(
+    class_filter: object, method: Method, model: Any, caption: object
+) -> ClassFilter | None:
+    prompt = method.needs(model).prompt
+    if prompt == "empty" or caption is not None:
+        got = "a caption" if prompt != "empty" else method_name(method)
+        raise InputError(
+            "a class filter is for methods that look for classes",
+            got=f"class_filter={class_filter!r} and {got}",
+            remedy='leave it out, or name classes and use a method such as "attend"',
+        )
+    return find_filter(class_filter, model)
 
 
 def check_number(name: str, value: object, *, least: int) -> None:

@@ -20,6 +20,7 @@ from diffuseg.api import Segmenter, check_number, model_name
 from diffuseg.errors import DiffusegError, InputError
 from diffuseg.export import save, save_masks, sidecar_path
 from diffuseg.files import atomic_path
+from diffuseg.image import SUFFIXES as PICTURES
 from diffuseg.image import Image, read_image
 from diffuseg.journal import extend_journal, read_journal, write_journal
 from diffuseg.methods import method_name
@@ -30,8 +31,6 @@ FORMATS = ("png", "npz", "coco", "geojson", "masks")
 """What a result can be written as: indexed PNG with its names, arrays, COCO, polygons, one binary
 PNG a class."""
 
-_PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm")
-_PICTURES += (".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 _JOURNAL = ".diffuseg.jsonl"
 
 
@@ -110,7 +109,7 @@ def _search(folder: Path, out: Path) -> list[Path]:
     files = [
         file
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in _PICTURES
+        if file.suffix.lower() in PICTURES
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and excluded not in file.resolve().parents
         and file.is_file()
@@ -119,7 +118,7 @@ def _search(folder: Path, out: Path) -> list[Path]:
         raise InputError(
             "the folder must contain images",
             got=f"none in {folder}",
-            remedy=f"files are found by their suffix: {', '.join(_PICTURES)}",
+            remedy=f"files are found by their suffix: {', '.join(PICTURES)}",
         )
     return files
 

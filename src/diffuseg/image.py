@@ -20,6 +20,10 @@ from diffuseg.errors import InputError
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
 
+SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm")
+SUFFIXES += (".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+"""Of the files that are taken for pictures where a folder is searched."""
+
 _CHANNELS = (1, 2, 3, 4)
 
 _UPRIGHT = {

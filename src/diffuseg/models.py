@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from diffuseg.backbones import KNOWN, Diffusion, Features, load, load_vit
 from diffuseg.backbones.captioner import load_captioner
+from diffuseg.backbones.clip import Clip, load_clip
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.methods.needs import Backbone
 
@@ -17,12 +18,16 @@ MODEL_VARIABLE = "DIFFUSEG_MODEL"
 CAPTIONER = "Salesforce/blip-image-captioning-base"
 """What writes captions for models that come without a captioner of their own (the paper's)."""
 
-Kind = Literal["diffusion", "vit", "captioner"]
+CLIP = "openai/clip-vit-base-patch16"
+"""What tells which classes an image shows for models that come without a CLIP of their own."""
+
+Kind = Literal["diffusion", "vit", "captioner", "clip"]
 
 _LOADERS: dict[str, Callable[..., Any]] = {
     "diffusion": load,
     "vit": load_vit,
     "captioner": load_captioner,
+    "clip": load_clip,
 }
 _ARTICLES: dict[str, str] = {"diffusion": "a diffusion model", "vit": "a vision transformer"}
 
@@ -125,11 +130,7 @@ def find_captioner(captioner: object, model: object, *, offline: bool | None = N
         InputError: Nothing of the kind.
         WeightsError: Its weights are not to be had.
     """
-    if captioner is None:
-        source = str(getattr(model, "source", ""))
-        own = "mini" if source == "embedded" else source
-        has_own = own == "mini" or (Path(source) / "captioner" / "config.json").is_file()
-        captioner = own if has_own else CAPTIONER
+    captioner = _own_companion("captioner", model) or CAPTIONER if captioner is None else captioner
     if isinstance(captioner, str | os.PathLike):
         device = str(getattr(model, "device", "cpu"))
         try:
@@ -146,6 +147,41 @@ def find_captioner(captioner: object, model: object, *, offline: bool | None = N
             remedy=f'leave it out, or pass "{CAPTIONER}" or lambda images: [...]',
         )
     return captioner
+
+
+def find_clip(clip: object, model: object, *, offline: bool | None = None) -> Clip:
+    """Return the CLIP pair that names are compared with images by.
+
+    Args:
+        clip: A name, hub id or folder, or a loaded pair. None: the one that comes with the model,
+            else `CLIP`.
+        model: Whose folder may have one, and on whose device it shall run.
+        offline: Never use the network.
+
+    Raises:
+        InputError: Nothing of the kind.
+        WeightsError: Its weights are not to be had.
+    """
+    clip = _own_companion("clip", model) or CLIP if clip is None else clip
+    if isinstance(clip, str | os.PathLike):
+        device = str(getattr(model, "device", "cpu"))
+        return loaded.get(os.fspath(clip), kind="clip", device=device, offline=offline)
+    if not isinstance(clip, Clip):
+        raise InputError(
+            "CLIP must be a name, a hub id, a folder or a loaded pair",
+            got=repr(clip),
+            remedy=f'leave it out, or pass "{CLIP}"',
+        )
+    return clip
+
+
+def _own_companion(part: str, model: object) -> str | None:
+    """The name of the companion that lies in a model's own folder, if one does."""
+    source = str(getattr(model, "source", ""))
+    if source == "embedded":
+        return "mini"
+    has_own = bool(source) and (Path(source) / part / "config.json").is_file()
+    return source if has_own else None
 
 
 def model_name(model: Diffusion | Features) -> str:

@@ -10,6 +10,7 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import Features
 from diffuseg.batch import Job, Shot, capture_batch, group_jobs
 from diffuseg.errors import InputError
+from diffuseg.filtering import ClassFilter, run_filter
 from diffuseg.image import Image, read_image, working_hw
 from diffuseg.methods import Method, Needs
 from diffuseg.methods.nouns import Caption
@@ -30,6 +31,7 @@ class Segmenter:
         classes: What is looked for when a call names nothing else.
         caption: What is read instead of classes, by methods that look for its nouns.
         captioner: What writes a caption where neither is given; None: the model's own.
+        class_filter: What says which of the classes an image shows; the others are not looked for.
         seed: Seed of the noise, the same noise for every image.
         size: Side of the square whose area the model sees; None: the side it was trained at.
         fit: "aspect" keeps the image's proportions, "square" does not.
@@ -41,6 +43,7 @@ class Segmenter:
     classes: tuple[ClassName, ...] | None = None
     caption: Caption | None = None
     captioner: object = None
+    class_filter: ClassFilter | None = None
     seed: int = 0
     size: int | None = None
     fit: str = "aspect"
@@ -80,6 +83,10 @@ class Segmenter:
         words = self._words(held, classes, captions, needs)
         if takes_captions(needs):
             seconds["caption"] = (time.perf_counter() - start) / max(1, len(held))
+        if self.class_filter is not None:
+            start = time.perf_counter()
+            words = self._kept(held, words)
+            seconds["filter"] = (time.perf_counter() - start) / max(1, len(held))
         jobs = [
             Job(image, ask(self.model, needs, one), self._hw(image))
             for image, one in zip(held, words, strict=True)
@@ -123,7 +130,7 @@ class Segmenter:
         """
         held = read_image(image)
         needs = self.method.needs(self.model)
-        [words] = self._words([held], [classes], [caption], needs)
+        [words] = self._kept([held], self._words([held], [classes], [caption], needs))
         job = Job(held, ask(self.model, needs, words), self._hw(held))
         if everything:
             needs = replace(needs, kinds=("self", "cross"), layers="*", levels=None, heads=None)
@@ -153,6 +160,19 @@ class Segmenter:
             found = write_captions([images[i] for i in silent], self.captioner, self.model)
             for i, one in zip(silent, found, strict=True):
                 words[i] = one
+        return words
+
+    def _kept(self, images: Sequence[Image], words: list[Words]) -> list[Words]:
+        """What is looked for in every image: of its classes, those the filter keeps."""
+        if self.class_filter is None:
+            return words
+        found = [one.classes for one in words]
+        numbers = [i for i, one in enumerate(found) if one is not None]
+        vocabularies = [one for one in found if one is not None]
+        kept = run_filter(self.class_filter, [images[i] for i in numbers], vocabularies)
+        words = list(words)
+        for i, one in zip(numbers, kept, strict=True):
+            words[i] = replace(words[i], classes=one)
         return words
 
     def _hw(self, image: Image) -> tuple[int, int]:

@@ -18,7 +18,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"image", "ops", "provenance", "labelmaps", "result", "render", "export"}),
     frozenset({"prompts", "attention"}),
     frozenset({"backbones", "methods"}),
-    frozenset({"api", "asking", "batch", "models", "segmenter"}),
+    frozenset({"api", "asking", "batch", "filtering", "image_labels", "models", "segmenter"}),
     frozenset({"eval", "folders", "doctor"}),
     frozenset({"cli"}),
 )
