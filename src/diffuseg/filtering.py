@@ -311,6 +311,25 @@ def filter_classes(
     return tuple(one.name for one in kept[0])
 
 
+def describe_filter(class_filter: ClassFilter) -> str:
+    """Return a filter and its settings in one line.
+
+    Example:
+        >>> describe_filter(ListedClasses(read_image_labels({"a.jpg": ["car"]})))
+        'the labels given (1 images)'
+    """
+    if isinstance(class_filter, ListedClasses):
+        return f"{class_filter.labels.source} ({len(class_filter.labels)} images)"
+    if not isinstance(class_filter, ClipFilter):
+        return repr(class_filter)
+    names = {"share": ("share", "caption_share"), "range": ("theta",)}
+    names["diffsegmenter"] = ("image_threshold", "text_threshold")
+    used = ("rule", "windows", *names[class_filter.rule or "share"])
+    held = [(name, getattr(class_filter, name)) for name in used]
+    shown = ", ".join(f"{name}={value}" for name, value in held if value is not None)
+    return f"CLIP {getattr(class_filter.clip, 'name', class_filter.clip)}: {shown}"
+
+
 def run_filter(
     class_filter: ClassFilter,
     images: Sequence[Image],

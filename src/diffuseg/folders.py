@@ -346,6 +346,7 @@ def _settings_key(segmenter: Segmenter, formats: Sequence[str], overlay: bool) -
         "settings": asdict(method) if is_dataclass(method) else repr(method),  # type: ignore[arg-type]
         "classes": [one.words for one in segmenter.classes or ()],
         "caption": segmenter.caption and segmenter.caption.text,
+        "filter": repr(segmenter.class_filter),
         "captioner": str(getattr(segmenter.captioner, "name", segmenter.captioner)),
         "seed": segmenter.seed,
         "size": [segmenter.size, segmenter.fit],

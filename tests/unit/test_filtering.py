@@ -4,13 +4,17 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import diffuseg as ds
 from diffuseg.backbones.clip import load_clip
 from diffuseg.backbones.weights import embedded_folder
+from diffuseg.cli import app
 from diffuseg.errors import InputError
+from diffuseg.eval.datasets import Sample
 from diffuseg.filtering import (
     ClassFilter,
     ClipFilter,
@@ -291,3 +295,75 @@ def test_open_vocabulary_end_to_end(scenes):
     seg = ds.segment(scene.image, list(CLASSES), model="mini", class_filter="clip")
     assert seg.names == kept
     assert filter_classes(scene.image, "car, tree", None, model="mini") == ("car", "tree")
+
+
+# ---- on the command line and in evaluation
+
+
+def write_photo(path, seed=0):
+    PIL.Image.fromarray(picture(seed=seed).pixels).save(path)
+    return path
+
+
+def test_segment_on_the_command_line(tmp_path):
+    folder = write_mini(tmp_path / "tiny")
+    write_photo(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("a.png,dog\n")
+    words = ["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--model", str(folder), "--classes", "cat, dog", "--json", "--quiet"]
+    done = CliRunner().invoke(app, [*words, "--filter", str(tmp_path / "labels.csv")])
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["images"][0]["areas"]) == ["dog"]
+    done = CliRunner().invoke(app, [*words, "--filter", "klip"])
+    assert done.exit_code == 2
+    assert "a class filter must be" in done.output
+    done = CliRunner().invoke(app, [*words, "--filter-set", "share=0.3"])
+    assert done.exit_code == 2
+
+
+class Small:
+    """Two pictures of three classes, of which the first has one and the second two."""
+
+    name, split, seed, ignore = "small", "all", None, 255
+    classes = ("dog", "grass", "cat")
+    groups = {}  # noqa: RUF012
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        truth = np.zeros((64, 64), dtype=np.int64)
+        truth[: 32 * index] = 2
+        return Sample(id=str(index), image=picture(f"{index}.png", index), truth=truth)
+
+
+def test_scoring_with_a_vocabulary(model):
+    listed = {"0.png": ["dog"], "1.png": ["cat", "dog"]}
+    found = ds.evaluate(
+        Small(), model=model, given="vocabulary", class_filter=listed, size=64, batch_size=1
+    )
+    told = ds.evaluate(Small(), model=model, size=64, batch_size=1)
+    assert found.miou == told.miou
+    assert "names of all classes" in found.protocol
+    assert not found.uses_gt_image_labels
+    assert found.config["class_filter"] == "the labels given (2 images)"
+    swept = ds.sweep(
+        Small(), {"timestep": [100]}, model=model, given="vocabulary", class_filter=listed, size=64
+    )
+    assert swept.rows[0]["miou"] == told.miou
+    with pytest.raises(InputError, match="methods that look for them"):
+        ds.evaluate(Small(), model=model, method="diffseg", given="vocabulary")
+
+
+def test_a_filter_without_a_vocabulary_is_refused(tmp_path):
+    words = [
+        "evaluate",
+        "scenes",
+        "--model",
+        str(write_mini(tmp_path / "tiny")),
+        "--filter",
+        "clip",
+    ]
+    done = CliRunner().invoke(app, [*words, "--limit", "1", "--device", "cpu"])
+    assert done.exit_code == 2
+    assert "a filter is for a vocabulary" in done.output

@@ -9,6 +9,8 @@ import typer
 from diffuseg.cli.options import (
     BatchOption,
     DeviceOption,
+    FilterOption,
+    FilterSetOption,
     JsonOption,
     MethodOption,
     ModelOption,
@@ -19,6 +21,7 @@ from diffuseg.cli.options import (
     VerboseOption,
     build_method,
     given,
+    read_filter,
     say_model,
 )
 from diffuseg.cli.terminal import (
@@ -26,6 +29,7 @@ from diffuseg.cli.terminal import (
     show_logs,
     stdout,
 )
+from diffuseg.errors import InputError
 
 
 def evaluate(
@@ -39,8 +43,12 @@ def evaluate(
     noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     told: Annotated[
         str | None,
-        typer.Option("--given", help="Of the truth: classes, count, mean_count or nothing."),
+        typer.Option(
+            "--given", help="Of the truth: classes, vocabulary, count, mean_count or nothing."
+        ),
     ] = None,
+    class_filter: FilterOption = None,
+    filter_settings: FilterSetOption = None,
     average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for report.json, pictures, state.")
@@ -66,6 +74,7 @@ def evaluate(
         split=split, limit=limit, seed=seed, noise_seed=noise_seed, given=told, average=average,
         size=size, batch_size=batch_size, report=report,
     )  # fmt: skip
+    options |= _filter_options(told, class_filter, filter_settings, loaded)
     with progress_bar("scoring", quiet=quiet) as advance:
         found = run(dataset, method=chosen, model=loaded, progress=advance, **options)
     if as_json:
@@ -103,8 +112,12 @@ def sweep(
     noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     told: Annotated[
         str | None,
-        typer.Option("--given", help="Of the truth: classes, count, mean_count or nothing."),
+        typer.Option(
+            "--given", help="Of the truth: classes, vocabulary, count, mean_count or nothing."
+        ),
     ] = None,
+    class_filter: FilterOption = None,
+    filter_settings: FilterSetOption = None,
     average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for sweep.json, table, curves, state.")
@@ -135,6 +148,7 @@ def sweep(
         use_preset=preset, by=by, split=split, limit=limit, seed=seed, noise_seed=noise_seed,
         one_by_one=one_by_one, given=told, average=average, size=size, report=report,
     )  # fmt: skip
+    options |= _filter_options(told, class_filter, filter_settings, loaded)
     with progress_bar("sweeping", quiet=quiet) as advance:
         found = run(dataset, grid, method=chosen, model=loaded, progress=advance, **options)
     if write_preset is not None:
@@ -149,6 +163,20 @@ def sweep(
         for path in [report / "sweep.json" if report else None, write_preset]:
             if path is not None:
                 stdout().print(str(path), markup=False)
+
+
+def _filter_options(
+    told: str | None, class_filter: str | None, settings: list[str] | None, model: object
+) -> dict[str, object]:
+    if told != "vocabulary":
+        if class_filter or settings:
+            raise InputError(
+                "a filter is for a vocabulary",
+                got=f"--filter {class_filter or 'clip'} and --given {told or 'left out'}",
+                remedy="add --given vocabulary",
+            )
+        return {}
+    return {"class_filter": read_filter(class_filter or "clip", settings, model)}
 
 
 def quality(

@@ -23,6 +23,16 @@ CaptionerOption = Annotated[
     str | None,
     typer.Option("--captioner", help="Name, hub id or folder; else the model's own, else BLIP."),
 ]
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter", help="Keep the classes an image shows: clip, or a file of labels (JSON, CSV)."
+    ),
+]
+FilterSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--filter-set", metavar="NAME=VALUE", help="A setting of CLIP's filter."),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +82,8 @@ def ready_segmenter(
     device: str | None,
     offline: bool | None,
     quiet: bool,
+    class_filter: str | None = None,
+    filter_settings: Sequence[str] | None = None,
     **options: object,
 ) -> "Segmenter":
     from diffuseg.api import build_segmenter, find_model
@@ -86,9 +98,17 @@ def ready_segmenter(
     if unsaid and takes_captions(chosen.needs(loaded)):
         named = options.get("captioner")
         options["captioner"] = find_captioner(named, loaded, offline=offline)
+    options["class_filter"] = read_filter(class_filter, filter_settings, loaded)
     segmenter = build_segmenter(loaded, chosen, **given(**options))
     say_model(loaded, chosen, quiet)
     return segmenter
+
+
+def read_filter(class_filter: str | None, settings: Sequence[str] | None, model: Any) -> Any:
+    from diffuseg.filtering import find_filter
+    from diffuseg.methods import parse_settings
+
+    return find_filter(class_filter, model, parse_settings(settings or []))
 
 
 def say_model(model: Any, method: "Method", quiet: bool) -> None:

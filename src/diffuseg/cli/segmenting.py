@@ -12,6 +12,8 @@ from diffuseg.cli.options import (
     CaptionOption,
     ClassesOption,
     DeviceOption,
+    FilterOption,
+    FilterSetOption,
     FormatOption,
     JsonOption,
     MethodOption,
@@ -50,6 +52,8 @@ def segment(
     classes: ClassesOption = None,
     caption: CaptionOption = None,
     captioner: CaptionerOption = None,
+    class_filter: FilterOption = None,
+    filter_settings: FilterSetOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("out"),
     model: ModelOption = None,
     method: MethodOption = None,
@@ -80,7 +84,8 @@ def segment(
     check_formats(wanted)
     segmenter = ready_segmenter(
         model, method, settings, device, offline, quiet, classes=classes, caption=caption,
-        captioner=captioner, seed=seed, size=size, keep_scores=scores,
+        captioner=captioner, class_filter=class_filter, filter_settings=filter_settings, seed=seed,
+        size=size, keep_scores=scores,
     )  # fmt: skip
     options = given(batch_size=batch_size)
     run = segment_files(

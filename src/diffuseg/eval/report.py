@@ -25,6 +25,10 @@ _MATCHED = (
 )
 PROTOCOLS: dict[tuple[bool, str], str] = {
     (True, "classes"): "the classes present in each image are given; the method chooses among them",
+    (True, "vocabulary"): (
+        "the names of all classes are given; a filter keeps those it finds in the image, and the "
+        "method chooses among them"
+    ),
     (True, "nothing"): "nothing is given; a segment counts if it has the name of its class",
     (False, "nothing"): _MATCHED,
     (False, "count"): f"the number of classes of each image is given; {_MATCHED}",

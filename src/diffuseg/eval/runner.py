@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from diffuseg.eval.scoring import (
     segment_samples,
 )
 from diffuseg.eval.state import ImageScore, RunState
+from diffuseg.filtering import describe_filter, find_filter
 from diffuseg.methods import DEFAULT_METHOD, method_name
 
 _STRIP = 4  # best and worst images shown
@@ -48,6 +49,7 @@ def evaluate(
     size: int | None = None,
     batch_size: int = 4,
     given: str | None = None,
+    class_filter: object = "clip",
     average: str | None = None,
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -68,8 +70,10 @@ def evaluate(
         size: Side of the square whose area the model sees.
         batch_size: Images that go through the model together.
         given: What the method is told of each image's truth: "classes", the names of those present;
-            "count", their number, for a method that makes as many segments; "mean_count", the
-            average of that; "nothing". By default the classes if it must know them, else nothing.
+            "vocabulary", the names of all classes, of which `class_filter` keeps some; "count",
+            their number, for a method that makes as many segments; "mean_count", the average of
+            that; "nothing". By default the classes if it must know them, else nothing.
+        class_filter: As for `segment`, where the vocabulary is given.
         average: Which classes the mean is over, see `ConfusionMatrix.miou`; "gt_present" by
             default, "union_present" for segments without names.
         report: A folder for `report.json`, `report.md`, `best.png`, `worst.png` and the state of
@@ -94,10 +98,15 @@ def evaluate(
     n_images = len(data) if limit is None else min(limit, len(data))
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
     rules = find_rules(segmenter.method, segmenter.model, data, n_images, given)
+    if rules.given == "vocabulary":
+        kept = find_filter(class_filter, segmenter.model)
+        segmenter = replace(segmenter, class_filter=kept)
     average = average or rules.average
     empty = rules.empty(data)
     empty.miou(average)  # an unknown rule is noticed now, not after hours
-    config = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
+    config: dict[str, object] = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
+    if segmenter.class_filter is not None:
+        config["class_filter"] = describe_filter(segmenter.class_filter)
     identity = identify(segmenter.model)
     folder = None if report is None else Path(report)
     settings = {

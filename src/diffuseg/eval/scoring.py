@@ -17,7 +17,7 @@ from diffuseg.eval.state import Counts
 from diffuseg.methods import Method, Model, method_name, with_settings
 from diffuseg.result import IGNORE, Segmentation
 
-Given = Literal["classes", "count", "mean_count", "nothing"]
+Given = Literal["classes", "vocabulary", "count", "mean_count", "nothing"]
 """What of the truth a method may be told, see `Rules`."""
 
 COUNTED = "k"
@@ -29,8 +29,9 @@ class Rules:
     """How a method is scored.
 
     Attributes:
-        given: What it is told. "classes": the names of those present in the image. "count": how
-            many there are. "mean_count": how many there are on average, the same for all images.
+        given: What it is told. "classes": the names of those present in the image. "vocabulary":
+            the names of all classes, of which a filter keeps some for each image. "count": how many
+            there are. "mean_count": how many there are on average, the same for all images.
             "nothing".
         named: Whether its segments have names. Else they are matched to the classes by the truth.
         count: The number told by "mean_count".
@@ -77,7 +78,7 @@ def find_rules(
     named = prompt != "empty"
     usual = "classes" if prompt in ("joint", "per_class") else "nothing"
     chosen: Given = given or usual  # type: ignore[assignment]
-    if chosen == "classes" and not named:
+    if chosen in ("classes", "vocabulary") and not named:
         raise InputError(
             "classes are given to methods that look for them",
             got=f"given={chosen!r} for {method_name(method)}, which finds segments without names",
@@ -113,6 +114,8 @@ def informed(method: Method, sample: Sample, data: Dataset, rules: Rules) -> Met
 
 def named_classes(sample: Sample, data: Dataset, rules: Rules) -> list[str] | None:
     """Return the classes a method is told to look for in an image."""
+    if rules.given == "vocabulary":
+        return list(data.classes)
     if rules.given != "classes":
         return None
     return [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)

@@ -24,7 +24,9 @@ from diffuseg.eval.runner import identify, plain_fields, versions
 from diffuseg.eval.scoring import Rules, find_rules, informed, named_classes, score_sample
 from diffuseg.eval.state import Counts, ImageScore, RunState, add_up
 from diffuseg.eval.sweep_report import Sweep, write_sweep
+from diffuseg.filtering import ClassFilter, describe_filter, find_filter, run_filter
 from diffuseg.methods import DEFAULT_METHOD, backbone_of, find_method, method_name
+from diffuseg.prompts import parse_classes
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def sweep(
     size: int | None = None,
     one_by_one: bool = False,
     given: str | None = None,
+    class_filter: object = "clip",
     average: str | None = None,
     by: str = "miou",
     report: str | os.PathLike[str] | None = None,
@@ -64,7 +67,8 @@ def sweep(
         size: Side of the square whose area the model sees.
         one_by_one: Whether each field varies alone, the others as the method has them (the paper's
             Fig. 11 of DiffSeg), instead of all with all.
-        given: What the method is told of the truth, as for `evaluate`.
+        given: What the method is told of the truth, and
+        class_filter: what keeps some of a vocabulary, as for `evaluate`.
         average: Which classes the mean is over, as for `evaluate`.
         by: The figure that decides which setting is best, such as "miou", "acc", "miou_things".
         report: A folder for `sweep.json`, `sweep.md`, curves of numeric fields and the state of the
@@ -92,6 +96,7 @@ def sweep(
     seen = loaded if use_preset else Bare(unet=getattr(loaded, "unet", None))
     settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
     rules = find_rules(settings[0].method, seen, data, n_images, given)
+    kept = find_filter(class_filter, loaded) if rules.given == "vocabulary" else None
     average = average or rules.average
     empty = rules.empty(data)
     _check_figure(by, score(empty, data, average))
@@ -105,7 +110,7 @@ def sweep(
         "settings": [
             {name: shown(value) for name, value in one.values.items()} for one in settings
         ],
-        "given": [rules.given, rules.count],
+        "given": [rules.given, rules.count, *([describe_filter(kept)] if kept else [])],
         "noise_seed": noise_seed,
         "size": size,
         "version": metadata.version("diffuseg"),
@@ -130,6 +135,7 @@ def sweep(
                 noise_seed,
                 size,
                 use_preset,
+                kept,
             )
             first = index * len(settings)
             state.add([replace(one, index=first + one.index) for one in found])
@@ -179,8 +185,11 @@ def _score_image(
     noise_seed: int,
     size: int | None,
     use_preset: bool,
+    class_filter: ClassFilter | None,
 ) -> list[ImageScore]:
-    names = named_classes(sample, data, rules)
+    names: object = named_classes(sample, data, rules)
+    if class_filter is not None:
+        [names] = run_filter(class_filter, [sample.image], [parse_classes(names)])
     caption = None
     groups: dict[Key, list[int]] = {}
     for number, one in settings.items():
