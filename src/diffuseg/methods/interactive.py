@@ -1,0 +1,392 @@
+"""Interactive segmentation: what belongs to the places a user points at.
+
+iSeg's interactive mode (Sun et al. 2024, arXiv 2409.03209): a map that is 1 where the user has
+pointed is multiplied by the entropy-reduced self-attention again and again. What the authors leave
+open, marks on what is not wanted and how they compete with the others, is ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffuseg import ops
+from diffuseg.attention import AttentionRecord, LayerId, layers_of
+from diffuseg.errors import InputError
+from diffuseg.methods.clicks import Clicks
+from diffuseg.methods.needs import Model, Needs
+from diffuseg.methods.refinement import minsum, reduce_entropy, refine
+from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.provenance import Provenance
+from diffuseg.result import Segmentation
+
+SELECTED, REST = "selected", "rest"
+
+_TEMPLATE = "a photography of {} and other object and background"
+# Cells up to which, on a CPU, all products are multiplied out once rather than anew for each mark.
+_FOLDED_CELLS = 1600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interactive:
+    """Select what belongs to points, lines, boxes, masks and words.
+
+    A field that is None takes the value found for the model (its preset, under "interactive"), else
+    the one named last, which is that of the authors' code.
+
+    Attributes:
+        timestep: Noise level at which the image is shown, 0 to 999. 100.
+        emphasis: What the start token of the empty prompt, or the tokens of the words, are
+            multiplied by. 1.6.
+        self_layers: Patterns on the names of the self-attention layers used, of which the finest
+            count. The second of the last block.
+        self_heads: Numbers of the heads used, the same in every layer. All.
+        ent: How much of the self-attention is cut, see `reduce_entropy`. 0.1.
+        iterations: How often maps are multiplied by it. 50.
+        threshold: Score, 0 to 1, that a pixel must exceed to be selected. 0.5.
+        cross_levels: For words: resolutions of cross-attention used, latent side over grid side.
+            4 and 2.
+        cross_weights: How much each of them counts. 0.7 and 0.3.
+        template: For words: the prompt, {} standing for them. "a photography of {} and other object
+            and background".
+
+    Raises:
+        InputError: A value out of range.
+
+    Example:
+        >>> Interactive(iterations=10).iterations
+        10
+    """
+
+    timestep: int | None = None
+    emphasis: float | None = None
+    self_layers: tuple[str, ...] | None = None
+    self_heads: tuple[int, ...] | None = None
+    ent: float | None = None
+    iterations: int | None = None
+    threshold: float | None = None
+    cross_levels: tuple[int, ...] | None = None
+    cross_weights: tuple[float, ...] | None = None
+    template: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def needs(self, model: Model, *, words: bool = False) -> Needs:
+        """The finest self-attention of one call and, for words, the cross-attention to them.
+
+        Args:
+            model: Whose layers are used.
+            words: Whether classes are named, to be joined with what is pointed at.
+
+        Raises:
+            InputError: The model has no such layers.
+        """
+        chosen = self._filled(model.preset.get("interactive", {}))
+        layers = layers_of(model.unet)
+        used = [one.name for one in _self_layers(layers, chosen.self_layers)]
+        if words:
+            used += [one.name for one in _cross_layers(layers, given(chosen.cross_levels))]
+        return Needs(
+            timesteps=(given(chosen.timestep),),
+            kinds=("self", "cross") if words else ("self",),
+            layers=tuple(used),
+            prompt="joint" if words else "empty",
+            template=given(chosen.template),
+            emphasis=given(chosen.emphasis),
+            emphasis_on="classes" if words else "start",
+            emphasis_rule="scale",
+        )
+
+    def prepare(self, record: AttentionRecord) -> "Prepared":
+        """Do once all that does not depend on where the user points.
+
+        Args:
+            record: Holds what `needs` says. If it knows classes, their maps are joined with what is
+                pointed at.
+
+        Raises:
+            InputError: The record lacks attention, or has numbers that are not finite.
+        """
+        chosen = self._filled(recorded_preset(record, "interactive"))
+        found = [one for one in record.layers if one.kind == "self"]
+        layers = _self_layers(found, chosen.self_layers)
+        grid = record.grid(layers[0])
+        names = [one.name for one in layers]
+        attention = sum(
+            record.rows(row).self_attention(grid, layers=names, heads=chosen.self_heads)[0]
+            for row in range(record.batch)
+        )
+        attention = torch.as_tensor(attention).div_(record.batch)  # [n, n]
+        if not attention.isfinite().all():
+            raise InputError(
+                "attention must be finite",
+                got="a record with NaN or infinite maps",
+                remedy="capture it again, in float32 if half precision overflows",
+            )
+        attention = reduce_entropy(attention, ent=given(chosen.ent), clamp=True)
+        n, iterations = len(attention), given(chosen.iterations)
+        classes = _class_columns(record, grid, chosen) if record.header.spans else None
+        worth = n <= _FOLDED_CELLS or attention.device.type != "cpu"
+        return Prepared(
+            method=chosen,
+            grid=grid,
+            hw=record.header.image_hw or record.header.input_hw or grid,
+            attention=fold(attention, iterations) if worth else attention,
+            folded=worth,
+            words=None if classes is None else refine(classes, attention, iterations=iterations),
+            record=record,
+        )
+
+    def __call__(
+        self, record: AttentionRecord, clicks: Clicks, *, scores: bool = False
+    ) -> Segmentation:
+        """Select from a record of one image; for many selections of one, `prepare` it first.
+
+        Args:
+            record: As for `prepare`.
+            clicks: What the user points at; may be empty if the record knows classes.
+            scores: Whether the result keeps the scores of "rest" and "selected".
+
+        Raises:
+            InputError: As `prepare`; nothing wanted is pointed at, or outside of the image.
+        """
+        return self.prepare(record).select(clicks, scores=scores)
+
+    def _filled(self, preset: Mapping[str, object]) -> "Interactive":
+        """This method with nothing left open but what means "all"."""
+        general = {
+            "timestep": 100,
+            "emphasis": 1.6,
+            "ent": 0.1,
+            "iterations": 50,
+            "threshold": 0.5,
+            "cross_levels": (4, 2),
+            "cross_weights": (0.7, 0.3),
+            "template": _TEMPLATE,
+        }
+        return with_preset(with_preset(self, preset), general)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """An image of which things can be selected again and again, each time in milliseconds.
+
+    Made by `Interactive.prepare`.
+
+    Attributes:
+        method: The settings, as they are used.
+        grid: Height and width of the grid of cells.
+        hw: Height and width of the image.
+        attention: The reduced self-attention, [query, key], or its folded power.
+        folded: Whether it is that.
+        words: The refined maps of the classes named, if there are any.
+        record: What it is made from.
+    """
+
+    method: Interactive
+    grid: tuple[int, int]
+    hw: tuple[int, int]
+    attention: Float[Tensor, "n n"]
+    folded: bool
+    words: Float[Tensor, "n k"] | None
+    record: AttentionRecord
+
+    def select(self, clicks: Clicks, *, scores: bool = False) -> Segmentation:
+        """Return what belongs to the marks (and words), called "selected", and the "rest".
+
+        A pixel is selected if its score exceeds the threshold and is higher than for what is not
+        wanted; the score of the rest is the higher of these two. A cell with a point or line has no
+        score for the other side, nor has what lies in a box or mask that is not wanted.
+
+        Raises:
+            InputError: Nothing wanted is pointed at, or something outside of the image.
+        """
+        columns = [] if self.words is None else [self.words]
+        wanted = [torch.ones(one.shape[1], dtype=torch.bool) for one in columns]
+        if len(clicks) or not columns:
+            seeds, flags = clicks.seeds(self.hw, self.grid)
+            columns.append(self.spread(seeds))
+            wanted.append(flags)
+        planes = join_columns(torch.cat(columns, 1), torch.cat(wanted))
+        for plane, cells in zip(planes, self._pinned(clicks), strict=True):
+            plane[cells] = 0
+        threshold = given(self.method.threshold)
+        high = ops.resize(planes.view(1, -1, *self.grid), self.hw)[0]
+        rest = high[1].clamp_min(threshold)
+        header = self.record.header
+        return Segmentation(
+            labels=(high[0] > rest).int().cpu().numpy(),
+            names=(REST, SELECTED),
+            scores=torch.stack([rest, high[0]]).cpu().numpy() if scores else None,
+            provenance=Provenance(
+                model=header.model,
+                method="interactive",
+                parameters=asdict(self.method),
+                seed=header.seed,
+                image_hw=header.image_hw,
+                working_hw=header.input_hw,
+            ),
+        )
+
+    def _pinned(self, clicks: Clicks) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Cells that are not wanted for sure, and those that are: the user has pointed at them."""
+        exact = clicks.cells(self.hw, self.grid, positive=True, shapes=("point", "line"))
+        out = clicks.cells(self.hw, self.grid, positive=False)
+        exactly_out = clicks.cells(self.hw, self.grid, positive=False, shapes=("point", "line"))
+        return out & ~exact, exact & ~exactly_out
+
+    def spread(self, seeds: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """Refine maps of seeds; what is everywhere stays everywhere."""
+        seeds = seeds.to(self.attention.device)
+        if self.folded:
+            maps = minsum(self.attention @ seeds)
+        else:
+            maps = refine(seeds, self.attention, iterations=given(self.method.iterations))
+        return torch.where(seeds.amin(0) == seeds.amax(0), seeds, maps)
+
+
+def join_columns(maps: Float[Tensor, "n k"], wanted: Bool[Tensor, " k"]) -> Float[Tensor, "2 n"]:
+    """Return one map, 0 to 1, of what is wanted, and one of what is not.
+
+    Every map is scaled to a maximum of 1; then the mean of those of a kind, scaled once more.
+
+    Example:
+        >>> join_columns(torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([True, False]))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    unit = _unit(maps)
+    kinds = wanted.to(maps.device)
+    planes = [
+        unit[:, kinds].mean(1) if kinds.any() else torch.zeros_like(unit[:, 0]),
+        unit[:, ~kinds].mean(1) if not kinds.all() else torch.zeros_like(unit[:, 0]),
+    ]
+    return _unit(torch.stack(planes, 1)).T
+
+
+def fold(attention: Float[Tensor, "n n"], iterations: int) -> Float[Tensor, "n n"]:
+    """Return a matrix that does in one product what `refine` does in `iterations`.
+
+    Its rows sum to 1, so attention leaves a constant what it is, and to shift and scale a map
+    between products is to shift and scale the result: `refine(x)` is `minsum(fold @ x)` whatever
+    comes in between. Without the constant part, which is taken out of every row here, nothing is
+    left that rounding could lose the rest in.
+
+    Example:
+        >>> attention = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+        >>> fold(attention, 2) @ torch.tensor([[1.0], [0.0]])
+        tensor([[ 0.0800],
+                [-0.0800]])
+    """
+    step = attention - attention.mean(0)
+    result = torch.eye(len(attention), dtype=attention.dtype, device=attention.device)
+    result = result - 1 / len(attention)
+    while iterations:
+        if iterations & 1:
+            result = result @ step
+        iterations >>= 1
+        if iterations:
+            step = step @ step
+    return result
+
+
+def _unit(maps: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    return maps / maps.amax(0).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _self_layers(layers: Sequence[LayerId], patterns: tuple[str, ...] | None) -> list[LayerId]:
+    """The finest of the layers named; of all, the second of those on the way up."""
+    found = [one for one in layers if one.kind == "self" and _matches(one, patterns)]
+    if not found:
+        raise InputError(
+            "self_layers must match self-attention layers",
+            got=patterns,
+            remedy="leave it out, or use a pattern such as up_blocks.3.*",
+        )
+    finest = min(one.factor for one in found)
+    finest_ones = [one for one in found if one.factor == finest]
+    if patterns is not None:
+        return finest_ones
+    last = [one for one in finest_ones if one.stage == "up"] or finest_ones
+    second = [one for one in last if one.index == 1 and one.block == last[-1].block]
+    return second or last[-1:]
+
+
+def _cross_layers(layers: Sequence[LayerId], levels: tuple[int, ...]) -> list[LayerId]:
+    found = [one for one in layers if one.kind == "cross" and one.factor in levels]
+    # Of grids of half the latent's side the authors read the last block, but for its last layer.
+    fine = [one for one in found if one.factor == 2 and one.stage == "up"]
+    left_out = {one for one in found if one.factor == 2} - {one for one in fine if one.index < 2}
+    kept = [one for one in found if one not in left_out]
+    if {one.factor for one in kept} != set(levels):
+        raise InputError(
+            "cross_levels must be levels of the model's cross-attention",
+            got=levels,
+            remedy="levels here are "
+            + ", ".join(map(str, sorted({one.factor for one in layers if one.kind == "cross"}))),
+        )
+    return kept
+
+
+def _class_columns(
+    record: AttentionRecord, grid: tuple[int, int], method: Interactive
+) -> Float[Tensor, "n k"]:
+    """One map a class: each level's attention to its tokens, every token's summing to 1."""
+    recorded = [one for one in record.layers if one.kind == "cross"]
+    levels, weights = given(method.cross_levels), given(method.cross_weights)
+    names = [one.name for one in _cross_layers(recorded, levels)]
+    total: Tensor | None = None
+    for level, weight in zip(levels, weights, strict=True):
+        maps = record.cross_attention(level=level, layers=names)  # [b, n, t]
+        layer = next(one for one in recorded if one.factor == level)
+        maps = maps / maps.sum(1, keepdim=True)
+        planes = maps.transpose(1, 2).unflatten(2, record.grid(layer))
+        fine = ops.resize(planes, grid).flatten(2) * weight  # [b, t, n]
+        total = fine if total is None else total + fine
+    prompts = record.header.prompt_of(record.batch)
+    columns: list[Tensor] = []
+    for name in record.header.names:
+        rows = [
+            given(total)[row][list(span.tokens)].mean(0)
+            for span in record.header.spans
+            if span.name == name
+            for row, prompt in enumerate(prompts)
+            if prompt == span.row
+        ]
+        columns.append(torch.stack(rows).mean(0))
+    return torch.stack(columns, 1)
+
+
+def _matches(layer: LayerId, patterns: tuple[str, ...] | None) -> bool:
+    return patterns is None or any(fnmatchcase(layer.name, one) for one in patterns)
+
+
+def _check(method: Interactive) -> None:
+    levels, weights = method.cross_levels, method.cross_weights
+    check_settings(
+        (
+            method.timestep is None or method.timestep >= 0,
+            "timestep must be 0 or more",
+            method.timestep,
+        ),
+        (method.ent is None or method.ent >= 0, "ent must be 0 or more", method.ent),
+        (
+            method.iterations is None or method.iterations >= 0,
+            "iterations must be 0 or more",
+            method.iterations,
+        ),
+        (
+            method.threshold is None or 0 <= method.threshold < 1,
+            "threshold must be at least 0 and less than 1",
+            method.threshold,
+        ),
+        (
+            weights is None or levels is None or len(weights) == len(levels),
+            "there must be one cross weight a cross level",
+            f"levels {levels}, weights {weights}",
+        ),
+    )
