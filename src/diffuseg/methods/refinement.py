@@ -5,16 +5,29 @@ are cut, so that a map can be multiplied by it many times without flowing over t
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+LogBase = Literal["10", "e"]
 
 # Rows worked on at a time, by bytes: they and two scratch copies stay in the last cache level.
 _CHUNK_BYTES = 1 << 20
 # Rows of a matrix product with few columns, by bytes; measured on 4096 x 4096 with 20 columns.
 _PRODUCT_BYTES = 8 << 20
 _LN_10 = math.log(10)
+
+
+def code_units(ent: float, log_base: LogBase) -> float:
+    """Return how much is cut, for `reduce_entropy`, of a number meant with log10 or ln.
+
+    Example:
+        >>> round(code_units(0.01, "e"), 4)  # the paper's lambda
+        0.023
+    """
+    return ent if log_base == "10" else ent * _LN_10
 
 
 @torch.no_grad()
