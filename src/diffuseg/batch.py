@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,8 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg.asking import Asked
-from diffuseg.attention import AttentionRecord, LayerId, RecordHeader, record
+from diffuseg.attention import (
+    AttentionRecord,
+    InjectQK,
+    LayerId,
+    RecordHeader,
+    intervene,
+    layers_of,
+    record,
+)
 from diffuseg.attention.captured import Contents, ReducedMap
+from diffuseg.attention.layers import select_layers
 from diffuseg.backbones import Diffusion, Features, TextEmbedding, seeded_noise
 from diffuseg.backbones.text import reweight
 from diffuseg.image import Image, to_tensor
@@ -62,7 +72,8 @@ def _through_unet(
     latents = model.encode(pixels)  # [b, c, h, w]
     encoded = time.perf_counter()
 
-    text = _embed(model, [row for job in jobs for row in _rows_of(job.asked, needs)], needs)
+    stressed = [row for job in jobs for row in _rows_of(job.asked, needs)]
+    text = _embed(model, stressed, needs)
     owners = [i for i, job in enumerate(jobs) for _ in job.asked.prompts.prompts]
     rows = latents[owners]  # [r, c, h, w]
     noise = _noise(latents, seed) if needs.noise else None  # [1, c, h, w]
@@ -89,7 +100,7 @@ def _through_unet(
         early_exit=True,
         header=header,
     )
-    with recorder as held:
+    with _scaling_keys(model, stressed, text, needs), recorder as held:
         for timestep in needs.timesteps:
             noisy = rows if noise is None else model.add_noise(rows, timestep, noise)
             recorder.run(partial(model.denoise, noisy, timestep, text))
@@ -184,7 +195,7 @@ def _rows_of(asked: Asked, needs: Needs) -> list[_Row]:
     if needs.emphasis != 1 and needs.emphasis_on == "start":
         stressed = [{0} for _ in prompts]
     elif needs.emphasis != 1:
-        for span in asked.spans:
+        for span in asked.spans if asked.stressed is None else asked.stressed:
             stressed[span.row].update(span.tokens)
     return [(text, tuple(sorted(at))) for text, at in zip(prompts, stressed, strict=True)]
 
@@ -206,16 +217,39 @@ def _embed(model: Diffusion, rows: Sequence[_Row], needs: Needs) -> TextEmbeddin
 def _stressed(model: Diffusion, rows: Sequence[_Row], needs: Needs) -> TextEmbedding:
     prompts = [prompt for prompt, _ in rows]
     text = model.embed(prompts)
-    if not any(tokens for _, tokens in rows):
+    if needs.emphasis_rule == "key" or not any(tokens for _, tokens in rows):
         return text
-    weights = torch.ones(text.vectors.shape[:2])  # [r, t]
-    for row, (_, tokens) in enumerate(rows):
-        weights[row, list(tokens)] = needs.emphasis
+    weights = _weights(rows, text, needs)
     if needs.emphasis_rule == "blend":
         origin = model.embed("").vectors
     else:
         origin = torch.zeros_like(text.vectors[:1])  # 0 + w (z - 0)
     return replace(text, vectors=reweight(text.vectors, origin, weights))
+
+
+def _weights(rows: Sequence[_Row], text: TextEmbedding, needs: Needs) -> Float[Tensor, "r t"]:
+    weights = torch.ones(text.vectors.shape[:2])
+    for row, (_, tokens) in enumerate(rows):
+        weights[row, list(tokens)] = needs.emphasis
+    return weights
+
+
+def _scaling_keys(
+    model: Diffusion, rows: Sequence[_Row], text: TextEmbedding, needs: Needs
+) -> AbstractContextManager[object]:
+    """What lets the keys of stressed tokens count more while the U-Net runs."""
+    if needs.emphasis_rule != "key" or not any(tokens for _, tokens in rows):
+        return nullcontext()
+    weights = _weights(rows, text, needs)[:, None, :, None]  # [r, 1, t, 1]
+    layers = layers_of(model.unet)
+    read = select_layers(layers, names=needs.layers, kinds=needs.kinds, levels=needs.levels)
+    # The U-Net stops behind the last layer that is read: later ones never run.
+    before = layers[: 1 + max(map(layers.index, read))]
+    names = tuple(layer.name for layer in before if layer.kind == "cross")
+    return intervene(
+        model,
+        InjectQK(k=lambda layer, step, own: own * weights.to(own), layers=names, kinds="cross"),
+    )
 
 
 def _emphasis_of(needs: Needs) -> dict[str, str | float]:

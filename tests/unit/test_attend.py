@@ -270,7 +270,10 @@ def test_methods_by_name():
     own = Attend(refine=2)
     assert find_method(own) is own
     assert method_name(own) == "attend"
-    assert set(METHODS) == {"attend", "diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan"}
+    assert list(METHODS) == [
+        *("attend", "diffsegmenter"),
+        *("diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan"),
+    ]
     for wrong in ("atend", Attend, 3, None):
         with pytest.raises(InputError, match="the method must be a known name"):
             find_method(wrong)

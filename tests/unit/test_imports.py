@@ -16,10 +16,10 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"palettes", "files", "journal"}),
     frozenset({"image", "ops", "provenance", "labelmaps", "result", "render", "export"}),
-    frozenset({"prompts", "attention"}),
+    frozenset({"prompts", "emphasis", "attention"}),
     frozenset({"backbones", "methods"}),
     frozenset({"api", "asking", "batch", "filtering", "image_labels", "models", "segmenter"}),
-    frozenset({"eval", "folders", "doctor"}),
+    frozenset({"eval", "file_runs", "folders", "doctor", "pseudo_masks"}),
     frozenset({"cli"}),
 )
 # Rooms beside the main line, and all they may import.

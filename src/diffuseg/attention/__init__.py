@@ -5,6 +5,7 @@ from diffuseg.attention.captured import RecordHeader
 from diffuseg.attention.heads import HeadDivergence, head_divergence
 from diffuseg.attention.intervention import AddToOutput, InjectQK, ReplaceOutput, intervene
 from diffuseg.attention.layers import LayerId, layers_of
+from diffuseg.attention.products import spread
 from diffuseg.attention.recorder import Recorder
 from diffuseg.attention.recording import estimate_bytes, record
 from diffuseg.attention.reduce import HeadMean, TokenColumns
@@ -25,4 +26,5 @@ __all__ = [
     "intervene",
     "layers_of",
     "record",
+    "spread",
 ]

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from diffuseg.emphasis import Stress
 from diffuseg.prompts import ClassPrompts, TokenSpan
 
 Prediction = Literal["epsilon", "v_prediction"]
-Weights = Sequence[Mapping[str, float] | None] | Tensor
-"""Per prompt, words and how strongly they count; or one number a token, `b t`."""
+Weights = Sequence[Mapping[str, float] | Sequence[Stress] | None] | Tensor
+"""Per prompt, how strongly its words count, or its parts; or one number a token, `b t`."""
 OnStep = Callable[[int, int, Tensor], None]
 """Called after a sampling step with its index, its timestep and the latents, `b c h w`."""
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diffuseg.backbones.protocols import TextEmbedding, Weights
+from diffuseg.emphasis import Stress
 from diffuseg.errors import InputError
 from diffuseg.prompts import find_word
 
@@ -189,10 +190,11 @@ def _blanks(prompt: str) -> list[int]:
 def token_weights(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], weights: Weights, context: int
 ) -> Float[Tensor, "b t"]:
-    """One weight a token from weights by word; 1 where nothing is said.
+    """One weight a token from weights by word or by part of the text; 1 where nothing is said.
 
-    Every place where a word stands is weighted, with all the pieces the tokenizer cuts it into. To
-    weigh one place only, pass a tensor and the indices of `token_spans`.
+    Every place where a word stands is weighted, with all the pieces the tokenizer cuts it into;
+    a part (start, stop, weight), as `read_emphasis` finds them, is one place. Weights of places
+    that overlap multiply.
 
     Raises:
         InputError: A word does not stand in its prompt, a weight is no number, or there are not as
@@ -213,20 +215,29 @@ def token_weights(
             remedy='for example weights=[{"car": 1.21}]',
         )
     table = torch.ones(len(prompts), context)
-    for row, (prompt, words) in enumerate(zip(prompts, weights, strict=True)):
-        for word, weight in (words or {}).items():
-            places = find_word(prompt, word)
-            if not places or not isinstance(weight, int | float):
-                raise InputError(
-                    "a weighted word must stand in its prompt, and its weight be a number",
-                    got=f"{word!r}: {weight!r} for {prompt!r}",
-                    remedy="check the spelling",
-                )
-            marks = [edge for place in places for edge in place]
-            for index, (start, stop) in enumerate(token_offsets(tokenizer, prompt, marks)):
-                if start < stop and any(start < b and stop > a for a, b in places):
-                    table[row, index] = weight
+    for row, (prompt, said) in enumerate(zip(prompts, weights, strict=True)):
+        parts = _word_parts(prompt, said) if isinstance(said, Mapping) else said or ()
+        marks = [edge for start, stop, _ in parts for edge in (start, stop)]
+        offsets = token_offsets(tokenizer, prompt, marks) if parts else []
+        for first, last, weight in parts:
+            for index, (start, stop) in enumerate(offsets[: context - 1]):
+                if start < stop and start < last and stop > first:
+                    table[row, index] *= weight
     return table
+
+
+def _word_parts(prompt: str, words: Mapping[str, float]) -> list[Stress]:
+    parts: list[Stress] = []
+    for word, weight in words.items():
+        places = find_word(prompt, word)
+        if not places or not isinstance(weight, int | float):
+            raise InputError(
+                "a weighted word must stand in its prompt, and its weight be a number",
+                got=f"{word!r}: {weight!r} for {prompt!r}",
+                remedy="check the spelling",
+            )
+        parts += [(start, stop, weight) for start, stop in places]
+    return parts
 
 
 def reweight(

@@ -40,7 +40,11 @@ class Setting:
     def key(self) -> Key:
         """Settings of one key can be replayed from one record."""
         needs = self.needs
-        return (needs.prompt, needs.template, needs.background, needs.noise, needs.heads)
+        return (
+            *(needs.prompt, needs.template, needs.continued, needs.reading, needs.dialect),
+            *(needs.background, needs.noise, needs.heads),
+            *(needs.emphasis, needs.emphasis_on, needs.emphasis_rule),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,23 @@ from diffuseg.errors import InputError
 from diffuseg.methods.attend import Attend
 from diffuseg.methods.clustering import Clustering, Dbscan, KMeans
 from diffuseg.methods.diffseg import DiffSeg
+from diffuseg.methods.diffsegmenter import DiffSegmenter
 from diffuseg.methods.dinoseg import DinoSeg
+from diffuseg.methods.iseg import ISeg
+from diffuseg.methods.iseg_unsupervised import ISegUnsupervised
 from diffuseg.methods.needs import Method, Model, Needs, backbone_of
 from diffuseg.methods.nouns import Caption, read_caption
 from diffuseg.methods.semantic import SemanticDiffSeg
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
-METHODS: dict[str, type[Attend] | type[DiffSeg] | type[Clustering]] = {
+METHODS: dict[
+    str,
+    type[Attend] | type[DiffSegmenter] | type[ISeg] | type[DiffSeg] | type[Clustering],
+] = {
     "attend": Attend,
+    "diffsegmenter": DiffSegmenter,
+    "iseg": ISeg,
+    "iseg-unsupervised": ISegUnsupervised,
     "diffseg": DiffSeg,
     "semantic-diffseg": SemanticDiffSeg,
     "dinoseg": DinoSeg,
@@ -33,7 +42,10 @@ __all__ = [
     "Caption",
     "Dbscan",
     "DiffSeg",
+    "DiffSegmenter",
     "DinoSeg",
+    "ISeg",
+    "ISegUnsupervised",
     "KMeans",
     "Method",
     "Model",

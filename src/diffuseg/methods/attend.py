@@ -5,9 +5,8 @@ DAAM", Tang et al. 2022, arXiv 2210.04885), but taken from one denoising step of
 product with the self-attention completes them (DiffSegmenter, Wang et al. 2023, arXiv 2309.02773).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -16,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffuseg import ops
-from diffuseg.attention import AttentionRecord, LayerId, layers_of
+from diffuseg.attention import AttentionRecord, layers_of
 from diffuseg.errors import InputError
+from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_levels
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.prompts import TEMPLATE
@@ -25,10 +25,6 @@ from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 
 BACKGROUND = "background"
-
-
-# By latent side over grid side; DiffSegmenter's 0.3, 0.5, 0.1, 0.1 for grids of 8, 16, 32, 64.
-_LEVEL_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,26 +87,12 @@ class Attend:
         """The cross-attention of the layers used and, to refine, the finest self-attention."""
         chosen = self._filled(model.preset.get("attend", {}))
         layers = layers_of(model.unet)
-        cross = [
-            layer.name
-            for layer in layers
-            if layer.kind == "cross"
-            and (chosen.levels is None or layer.factor in chosen.levels)
-            and _matches(layer, chosen.layers)
-        ]
-        if not cross:
-            raise InputError(
-                "levels and layers must select cross-attention layers of the model",
-                got=f"levels={chosen.levels}, layers={chosen.layers}",
-                remedy="levels here are "
-                + ", ".join(map(str, sorted({one.factor for one in layers})))
-                + f"; a layer is called, for example, {layers[-1].name}",
-            )
-        finest = _finest_self(layers, chosen.self_layers) if chosen.refine else []
+        cross = choose_cross(layers, chosen.levels, chosen.layers)
+        finest = choose_self(layers, chosen.self_layers) if chosen.refine else []
         return Needs(
             timesteps=(given(chosen.timestep),),
             kinds=("self", "cross") if finest else ("cross",),
-            layers=(*cross, *(layer.name for layer in finest)),
+            layers=tuple(layer.name for layer in (*cross, *finest)),
             prompt=given(chosen.prompt),
             template=given(chosen.template),
             background=self.background_words if self.background == "words" else (),
@@ -130,7 +112,9 @@ class Attend:
         names = _names_of(record, chosen)
 
         # 1. Where each class is looked for, per resolution, heads and layers averaged
-        pairs = _level_weights(record, chosen)
+        # A full record holds more than was asked for: only the levels of the chosen layers count.
+        recorded = [one for one in record.layers if matches(one, chosen.layers)]
+        pairs = weigh_levels(recorded, chosen.levels, chosen.weights)
         per_level = [_class_maps(record, names, level, chosen) for level, _ in pairs]  # [k, h, w]
 
         # 2. One map a class, on the finest grid used
@@ -199,20 +183,35 @@ def best_class(
         >>> best_class(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), (1, 4))[0].tolist()
         [[0, 0, 1, 1]]
     """
-    labels = torch.zeros(hw, dtype=torch.int32, device=maps.device)
-    planes: list[Tensor] = []
-    best: Tensor | None = None
-    for index, one in enumerate(maps):
-        plane = ops.resize(one[None, None], hw)[0, 0]
+    planes = (ops.resize(one[None, None], hw)[0, 0] for one in maps)
+    return best_plane(planes, keep=keep)
+
+
+def best_plane(
+    planes: Iterable[Float[Tensor, "H W"]], *, keep: bool = False
+) -> tuple[Int[np.ndarray, "H W"], Float[np.ndarray, "k H W"] | None]:
+    """Return the index of the highest plane at each pixel, the lowest index on ties.
+
+    Args:
+        planes: One a class, at least one; from a generator only two exist at a time.
+        keep: Whether the planes are returned too.
+
+    Example:
+        >>> best_plane(iter([torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])]))[0].tolist()
+        [[0, 1]]
+    """
+    kept: list[Tensor] = []
+    labels, best = torch.zeros(0), torch.zeros(0)
+    for index, plane in enumerate(planes):
         if keep:
-            planes.append(plane)
-        if best is None:
-            best = plane
+            kept.append(plane)
+        if index == 0:
+            labels, best = torch.zeros_like(plane, dtype=torch.int32), plane
             continue
         better = plane > best
         labels[better] = index
         best = torch.where(better, plane, best)
-    held = torch.stack(planes).cpu().numpy() if keep else None
+    held = torch.stack(kept).cpu().numpy() if keep else None
     return labels.cpu().numpy(), held
 
 
@@ -242,24 +241,6 @@ def _names_of(record: AttentionRecord, method: Attend) -> tuple[str, ...]:
     return names
 
 
-def _level_weights(record: AttentionRecord, method: Attend) -> list[tuple[int, float]]:
-    """The levels used and how much each counts, coarse to fine if nobody has said."""
-    # A full record holds more than was asked for: only the levels of the chosen layers count.
-    cross = [one for one in record.layers if one.kind == "cross" and _matches(one, method.layers)]
-    recorded = sorted({one.factor for one in cross}, reverse=True)
-    levels = recorded if method.levels is None else method.levels
-    if method.weights is not None:
-        if len(method.weights) != len(levels):
-            raise InputError(
-                "there must be one weight a level",
-                got=f"{len(method.weights)} weights for levels {', '.join(map(str, levels))}",
-                remedy="give levels and weights together",
-            )
-        return [pair for pair in zip(levels, method.weights, strict=True) if pair[1] > 0]
-    # Levels finer or coarser than Stable Diffusion's count as little as its finest.
-    return [(level, _LEVEL_WEIGHTS.get(level, 0.1)) for level in levels]
-
-
 def _class_maps(
     record: AttentionRecord, names: tuple[str, ...], level: int, method: Attend
 ) -> Float[Tensor, "k h w"]:
@@ -286,7 +267,7 @@ def _class_maps(
 
 def _self_grid(record: AttentionRecord, method: Attend) -> tuple[int, int]:
     layers = [one for one in record.layers if one.kind == "self"]
-    matching = [one for one in layers if _matches(one, method.self_layers)]
+    matching = [one for one in layers if matches(one, method.self_layers)]
     if not matching:
         raise InputError(
             "refining needs recorded self-attention",
@@ -318,22 +299,6 @@ def _normalised(
         case "softmax":
             return torch.softmax(maps.clamp_min(1e-12).log() / temperature, dim=0)
     return maps
-
-
-def _finest_self(layers: tuple[LayerId, ...], patterns: tuple[str, ...] | None) -> list[LayerId]:
-    found = [layer for layer in layers if layer.kind == "self" and _matches(layer, patterns)]
-    if not found:
-        raise InputError(
-            "self_layers must match self-attention layers of the model",
-            got=patterns,
-            remedy="leave it out, or use a pattern such as up_blocks.3.*",
-        )
-    finest = min(layer.factor for layer in found)
-    return [layer for layer in found if layer.factor == finest]
-
-
-def _matches(layer: LayerId, patterns: tuple[str, ...] | None) -> bool:
-    return patterns is None or any(fnmatchcase(layer.name, one) for one in patterns)
 
 
 def _check(method: Attend) -> None:

@@ -9,6 +9,8 @@ from torch import nn
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
+from diffuseg.methods.dialects import Dialect
+from diffuseg.methods.wording import Reading
 from diffuseg.prompts import TEMPLATE
 from diffuseg.result import Segmentation
 
@@ -31,13 +33,17 @@ class Needs:
             "per_class": one prompt a class. "caption": a caption of the image and its nouns, or the
             classes in one prompt if there are some. "caption_and_empty": the empty prompt as well.
         template: The prompt, with {} for the classes.
+        continued: Whether a captioner continues the prompt of every class; with "per_class".
+        reading: Which tokens of a prompt stand for its class, see `wording`; with "per_class".
+        dialect: How classes are called in prompts, and which of their tokens count; with "joint".
         background: Words recorded beside the user's classes, as one class named "background".
         noise: Whether noise is added at the timestep, or the clean latents are shown.
         emphasis: How strongly some tokens of a prompt count, w; 1 leaves them alone.
         emphasis_on: "classes": the tokens that name classes (the nouns, with a caption). "start":
             the start token.
         emphasis_rule: What w does to a token's vector z. "blend": e + w (z - e), e being the empty
-            prompt's at its place. "scale": w z, and so keys and values of every layer.
+            prompt's at its place. "scale": w z, and so keys and values of every layer. "key": the
+            vector stays, and its keys are multiplied by w.
 
     Raises:
         InputError: The emphasis is negative or not finite.
@@ -55,11 +61,14 @@ class Needs:
     features: tuple[str, ...] = ()
     prompt: Prompting = "joint"
     template: str = TEMPLATE
+    continued: bool = False
+    reading: Reading = "words"
+    dialect: Dialect | None = None
     background: tuple[str, ...] = ()
     noise: bool = True
     emphasis: float = 1.0
     emphasis_on: Literal["classes", "start"] = "classes"
-    emphasis_rule: Literal["blend", "scale"] = "blend"
+    emphasis_rule: Literal["blend", "scale", "key"] = "blend"
 
     def __post_init__(self) -> None:
         if not (isfinite(self.emphasis) and self.emphasis >= 0):
@@ -67,6 +76,12 @@ class Needs:
                 "emphasis must be a number of 0 or more",
                 got=self.emphasis,
                 remedy="1 changes nothing, 1.21 stresses the class words",
+            )
+        if self.prompt != "per_class" and (self.continued or self.reading != "words"):
+            raise InputError(
+                "prompts are continued, and read by a profile, where each has one class",
+                got=f"prompt={self.prompt!r}",
+                remedy='use prompt="per_class"',
             )
 
 
