@@ -92,7 +92,7 @@ class ClipFilter:
             least by a part of the range, as TagCLIP. "share".
         windows: Where is looked: 1 for the whole image, 2 for windows of half its shorter side, and
             so on. 1 and 2; the whole image for the other rules.
-        share: Least share, for "share". 0.2.
+        share: Least share, for "share". 0.25.
         caption_share: Least share of a name that a caption of the image says, for "share"; None:
             no caption is written.
         image_threshold: Least likeness to the image relative to the best, for "diffsegmenter".
@@ -147,7 +147,7 @@ class ClipFilter:
         """
         preset = dict(getattr(model, "preset", {}).get(PRESET, {}))
         filled = with_preset(self, preset)
-        general = {"rule": "share", "share": 0.2, "theta": 0.6}
+        general = {"rule": "share", "share": 0.25, "theta": 0.6}
         general |= {"image_threshold": 0.97, "text_threshold": 0.8}
         filled = with_preset(filled, general)
         if filled.windows is None:

@@ -4,61 +4,26 @@ Folders come out as they went in. A file that cannot be used does not stop the o
 """
 
 import glob
-import hashlib
-import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, is_dataclass
-from importlib import metadata
 from pathlib import Path
 
 from diffuseg import render
-from diffuseg.api import Segmenter, check_number, model_name
+from diffuseg.api import Segmenter, check_number
 from diffuseg.errors import DiffusegError, InputError
 from diffuseg.export import save, save_masks, sidecar_path
+from diffuseg.file_runs import Input, Outcome, Work, run_files, settings_key
 from diffuseg.files import atomic_path
 from diffuseg.image import SUFFIXES as PICTURES
-from diffuseg.image import Image, read_image
-from diffuseg.journal import extend_journal, read_journal, write_journal
-from diffuseg.methods import method_name
 from diffuseg.result import Segmentation
 
 SUFFIXES = {".png": "png", ".npz": "npz", ".json": "coco", ".geojson": "geojson"}
 FORMATS = ("png", "npz", "coco", "geojson", "masks")
 """What a result can be written as: indexed PNG with its names, arrays, COCO, polygons, one binary
 PNG a class."""
-
-_JOURNAL = ".diffuseg.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """An image file, and the path of its results without suffix, relative to the output folder."""
-
-    path: Path
-    stem: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one image.
-
-    Attributes:
-        path: The image.
-        outputs: Files written, or found from an earlier run.
-        segmentation: The result; None if the image was skipped or failed.
-        error: What was wrong with it.
-        skipped: Whether an earlier run had done it.
-    """
-
-    path: Path
-    outputs: tuple[Path, ...] = ()
-    segmentation: Segmentation | None = None
-    error: DiffusegError | None = None
-    skipped: bool = False
 
 
 def find_images(named: Sequence[str | os.PathLike[str]], out: Path) -> list[Input]:
@@ -201,7 +166,13 @@ def segment_files(
                     got=str(path),
                     remedy="choose another output folder",
                 )
-    return _segment_files(inputs, out, segmenter, formats, overlay, resume, batch_size)
+    work = Work(
+        settings=settings_key(segmenter, formats=sorted(formats), overlay=overlay),
+        segment=lambda _, images: segmenter.many(images),
+        outputs=lambda one: _outputs(out / one.stem, formats, overlay),
+        write=lambda seg, one, image: write_result(seg, out / one.stem, formats, image, overlay),
+    )
+    return run_files(inputs, out, work, resume=resume, batch_size=batch_size)
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -217,71 +188,6 @@ def check_formats(formats: Sequence[str]) -> None:
                 got=one,
                 remedy=f"use one of {', '.join(FORMATS)}, or all",
             )
-
-
-def _segment_files(
-    inputs: Sequence[Input],
-    out: Path,
-    segmenter: Segmenter,
-    formats: Sequence[str],
-    overlay: bool,
-    resume: bool,
-    batch_size: int,
-) -> Iterator[Outcome]:
-    if not inputs:
-        return
-    journal = out / _JOURNAL
-    settings = _settings_key(segmenter, formats, overlay)
-    rows = read_journal(journal)
-    if journal.exists():
-        write_journal(journal, rows)  # without the line a killed run may have left unfinished
-    done = {row.get("stem"): row for row in rows} if resume else {}
-    for start in range(0, len(inputs), batch_size):
-        batch = inputs[start : start + batch_size]
-        stamps = {one: {"settings": settings, "file": _file_stamp(one.path)} for one in batch}
-        outcomes: dict[Input, Outcome] = {}
-        images: dict[Input, Image] = {}
-        for one in batch:
-            outputs = _outputs(out / one.stem, formats, overlay)
-            row = done.get(one.stem, {})
-            same = all(row.get(key) == value for key, value in stamps[one].items())
-            if same and all(path.exists() for path in outputs):
-                outcomes[one] = Outcome(path=one.path, outputs=outputs, skipped=True)
-                continue
-            try:
-                images[one] = read_image(one.path)
-            except DiffusegError as error:
-                outcomes[one] = Outcome(path=one.path, error=error)
-        for one, result in _segment_batch(segmenter, images):
-            if isinstance(result, DiffusegError):
-                outcomes[one] = Outcome(path=one.path, error=result)
-                continue
-            try:
-                outputs = write_result(result, out / one.stem, formats, images[one], overlay)
-            except DiffusegError as error:
-                outcomes[one] = Outcome(path=one.path, error=error)
-                continue
-            extend_journal(journal, [{"stem": one.stem, **stamps[one]}])
-            outcomes[one] = Outcome(path=one.path, outputs=outputs, segmentation=result)
-        yield from (outcomes[one] for one in batch)
-
-
-def _segment_batch(
-    segmenter: Segmenter, images: dict[Input, Image]
-) -> Iterator[tuple[Input, Segmentation | DiffusegError]]:
-    if not images:
-        return
-    try:
-        results = segmenter.many(list(images.values()))
-    except DiffusegError:
-        # One by one, to learn which it is and to keep the others.
-        for one, image in images.items():
-            try:
-                yield one, segmenter(image)
-            except DiffusegError as error:
-                yield one, error
-        return
-    yield from zip(images, results, strict=True)
 
 
 def write_result(
@@ -335,33 +241,3 @@ def _outputs(stem: Path, formats: Sequence[str], overlay: bool) -> tuple[Path, .
     endings = [suffixes[one] for one in dict.fromkeys(formats)]
     endings += [".overlay.png"] if overlay else []
     return tuple(stem.with_name(stem.name + ending) for ending in endings)
-
-
-def _settings_key(segmenter: Segmenter, formats: Sequence[str], overlay: bool) -> str:
-    method = segmenter.method
-    settings = {
-        "model": model_name(segmenter.model),
-        "preset": dict(segmenter.model.preset),
-        "method": method_name(method),
-        "settings": asdict(method) if is_dataclass(method) else repr(method),  # type: ignore[arg-type]
-        "classes": [one.words for one in segmenter.classes or ()],
-        "caption": segmenter.caption and segmenter.caption.text,
-        "filter": repr(segmenter.class_filter),
-        "captioner": str(getattr(segmenter.captioner, "name", segmenter.captioner)),
-        "seed": segmenter.seed,
-        "size": [segmenter.size, segmenter.fit],
-        "scores": segmenter.keep_scores,
-        "formats": sorted(formats),
-        "overlay": overlay,
-        "version": metadata.version("diffuseg"),
-    }
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _file_stamp(path: Path) -> list[int] | None:
-    try:
-        held = path.stat()
-    except OSError:
-        return None
-    return [held.st_size, held.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Commands that make things: pictures of the world, the embedded model."""
+"""Commands that make things: masks to train on, pictures of the world, the embedded model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,17 +6,100 @@ from typing import Annotated
 import typer
 
 from diffuseg.cli.options import (
+    BatchOption,
     DeviceOption,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    OfflineOption,
     QuietOption,
+    SeedOption,
+    SetOption,
+    SizeOption,
     VerboseOption,
     given,
+    ready_segmenter,
 )
 from diffuseg.cli.terminal import (
+    FAILED,
+    print_json,
     progress_bar,
+    show_error,
     show_logs,
+    stderr,
     stdout,
 )
-from diffuseg.errors import InputError
+from diffuseg.errors import DiffusegError, InputError
+
+
+def pseudo_masks(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE…", help="Files, folders, patterns.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="Classes of each image: a folder of VOC XML, JSON, or CSV.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", "-c", help='In the order of their numbers: "plane|aeroplane, …".'
+        ),
+    ] = None,
+    model: ModelOption = None,
+    method: MethodOption = "diffsegmenter",
+    settings: SetOption = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Confidence below which a pixel becomes 255.")
+    ] = None,
+    confidence: Annotated[str | None, typer.Option(help="margin or score.")] = None,
+    pictures: Annotated[str | None, typer.Option(help="In JPEGImages: link, copy or none.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what is done already.")] = False,
+    seed: SeedOption = None,
+    size: SizeOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make masks from image-level labels, in PASCAL VOC's layout, to train a segmenter on."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from diffuseg.folders import find_images
+    from diffuseg.image_labels import read_image_labels
+    from diffuseg.pseudo_masks import make_pseudo_masks
+
+    inputs = find_images(images, output)
+    held = read_image_labels(labels)
+    segmenter = ready_segmenter(
+        model, method, settings, device, offline, quiet, seed=seed, size=size
+    )
+    options = given(
+        classes=classes, threshold=threshold, confidence=confidence, pictures=pictures,
+        batch_size=batch_size,
+    )  # fmt: skip
+    run = make_pseudo_masks(inputs, output, segmenter, held, resume=resume, **options)
+    done = skipped = 0
+    failed: list[tuple[Path, DiffusegError]] = []
+    with progress_bar("making masks", quiet=quiet) as advance:
+        for number, outcome in enumerate(run, start=1):
+            if outcome.error is not None:
+                failed.append((outcome.path, outcome.error))
+            done += outcome.error is None
+            skipped += outcome.skipped
+            advance(number, len(inputs))
+    if as_json:
+        errors = [{"image": str(path), "error": str(error)} for path, error in failed]
+        print_json({"masks": done, "skipped": skipped, "errors": errors})
+    elif not quiet:
+        note = f", {skipped} of them done before" if skipped else ""
+        stdout().print(f"{done} masks in {output}{note}", markup=False)
+    if failed:
+        stderr().print(f"{len(failed)} of {len(inputs)} images failed:", style="bold red")
+        for path, error in failed:
+            show_error(error, f"{path}: ")
+        raise typer.Exit(FAILED)
 
 
 def scenes(
