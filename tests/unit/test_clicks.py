@@ -25,7 +25,7 @@ def test_points_in_any_form(points):
 
 
 def test_labels_say_which_points_are_wanted():
-    clicks = Clicks.read(points=[(1, 2), (3, 4)], labels=np.array([0, 1]), not_points=(5, 6))
+    clicks = Clicks.read(points=[(1, 2), (3, 4)], labels=np.array([0, 1]), negative_points=(5, 6))
     assert [(one.at[0], one.positive) for one in clicks.marks] == [
         ((1, 2), False),
         ((3, 4), True),
@@ -66,7 +66,9 @@ def test_a_mask_counts_by_the_share_of_cells_it_covers():
     mask = np.zeros(HW, dtype=bool)
     mask[:10, :15] = True
     mask[10:15, :15] = True
-    seeds, wanted = Clicks.read(masks=mask, not_masks=[mask.astype(np.uint8) * 255]).seeds(HW, GRID)
+    seeds, wanted = Clicks.read(masks=mask, negative_masks=[mask.astype(np.uint8) * 255]).seeds(
+        HW, GRID
+    )
     assert wanted.tolist() == [True, False]
     torch.testing.assert_close(seeds[:, 0], seeds[:, 1])
     assert seeds[[0, 8, 1], 0].tolist() == [1.0, 0.5, 0.0]
@@ -78,7 +80,7 @@ def test_a_mask_counts_by_the_share_of_cells_it_covers():
 
 
 def test_order_is_kept_and_marks_can_be_added():
-    clicks = Clicks.read(points=(1, 1)) + Clicks.read(not_boxes=(0, 0, 9, 9))
+    clicks = Clicks.read(points=(1, 1)) + Clicks.read(negative_boxes=(0, 0, 9, 9))
     assert [(one.shape, one.positive) for one in clicks.marks] == [("point", True), ("box", False)]
     assert len(clicks) == 2
 
@@ -104,11 +106,11 @@ def test_other_forms_are_refused(given, message):
     ("given", "message"),
     [
         ({}, "at least one mark"),
-        ({"not_points": (1, 1)}, "at least one mark"),
+        ({"negative_points": (1, 1)}, "at least one mark"),
         ({"points": (120, 0)}, "a point must lie in the image, 120 wide and 80 high"),
         ({"points": (0, 80)}, "x from 0 to 119 and y from 0 to 79"),
         ({"points": (-0.5, 3)}, "a point must lie in the image"),
-        ({"points": (1, 1), "not_points": (500, 1)}, "a point must lie in the image"),
+        ({"points": (1, 1), "negative_points": (500, 1)}, "a point must lie in the image"),
         ({"lines": [(0, 0), (0, 99)]}, "a line must lie in the image"),
         ({"boxes": (0, 0, 121, 9)}, "a box must lie in the image"),
         ({"masks": np.ones((80, 121))}, "a mask must have the image's size"),
@@ -117,4 +119,4 @@ def test_other_forms_are_refused(given, message):
 )
 def test_marks_outside_and_nothing_wanted_are_refused(given, message):
     with pytest.raises(InputError, match=message):
-        Clicks.read(**given).seeds(HW, GRID)
+        Clicks.read(**given).check(HW)

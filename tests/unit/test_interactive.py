@@ -6,6 +6,7 @@ import torch
 
 from diffuseg.attention import RecordHeader, record
 from diffuseg.errors import InputError
+from diffuseg.image import Image
 from diffuseg.methods.clicks import Clicks
 from diffuseg.methods.interactive import Interactive, fold, join_columns
 from diffuseg.methods.refinement import minsum, reduce_entropy, refine
@@ -103,11 +104,11 @@ def test_what_is_not_wanted_takes_pixels_away(held):
     # Without a product, a seed is its own map.
     method = Interactive(iterations=0, threshold=0.05)
     wide = method(held, Clicks.read(boxes=(0, 0, 80, 40)))
-    less = method(held, Clicks.read(boxes=(0, 0, 80, 40), not_points=(70, 20)), scores=True)
+    less = method(held, Clicks.read(boxes=(0, 0, 80, 40), negative_points=(71, 19)), scores=True)
     assert less.areas["selected"] < wide.areas["selected"]
     assert not (less["selected"] & ~wide["selected"]).any()
     assert less["selected"][20, 20]
-    assert not less["selected"][20, 70]
+    assert not less["selected"][19, 71]
     assert less.scores is not None
     assert (less.scores[0] >= np.float32(0.05)).all()
 
@@ -158,6 +159,64 @@ def test_words_join_what_is_pointed_at():
     torch.testing.assert_close(prepared.words, maps, atol=1e-6, rtol=1e-3)
 
 
+# ---- by likeness
+
+
+def two_halves(hw=IMAGE_HW):
+    """Red on the left, blue on the right."""
+    pixels = np.zeros((*hw, 3), dtype=np.uint8)
+    pixels[:, : hw[1] // 2] = (200, 30, 30)
+    pixels[:, hw[1] // 2 :] = (30, 30, 200)
+    return Image(pixels=pixels)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """A cell's queries and keys are random, so that colours decide."""
+    method = Interactive(spread="likeness")
+    return method.prepare(recorded(method.needs(Model())), two_halves())
+
+
+@pytest.mark.parametrize(
+    ("clicks", "left", "right"),
+    [
+        ({"boxes": (40, 0, 80, 48)}, False, True),
+        ({"lines": [(5, 5), (30, 40)], "negative_lines": [(50, 5), (70, 40)]}, True, False),
+        ({"lines": [(50, 5), (70, 40)], "negative_lines": [(5, 5), (30, 40)]}, False, True),
+    ],
+)
+def test_likeness_keeps_to_what_is_alike(halves, clicks, left, right):
+    found = halves.select(Clicks.read(**clicks))["selected"]
+    assert found[:, :36].mean() == pytest.approx(float(left), abs=0.1)
+    assert found[:, 44:].mean() == pytest.approx(float(right), abs=0.1)
+
+
+def test_likeness_gives_the_same_every_time():
+    method = Interactive(spread="likeness", cells=24)
+    clicks = Clicks.read(points=(20, 20), negative_masks=np.eye(48, 80))
+    held = recorded(method.needs(Model()))
+    first, second = (method(held, clicks, two_halves(), scores=True) for _ in range(2))
+    assert first == second
+    assert first.provenance.parameters["threshold"] == 0.35
+    plain = method(held, clicks, scores=True)  # without the image
+    assert not np.array_equal(plain.scores, first.scores)
+    colourless = Interactive(spread="likeness", cells=24, colour=False)
+    assert np.array_equal(colourless(held, clicks, two_halves(), scores=True).scores, plain.scores)
+
+
+def test_likeness_takes_words():
+    spans = (TokenSpan(name="car", row=0, tokens=(1, 2)),)
+    method = Interactive(spread="likeness", cells=24)
+    held = recorded(method.needs(Model(), words=True), spans=spans)
+    found = method(held, Clicks(), two_halves())
+    assert found.hw == IMAGE_HW
+    less = method(held, Clicks.read(negative_boxes=(0, 0, 80, 48)), two_halves())
+    assert not less["selected"].any()
+
+
+# ---- settings
+
+
 def test_settings_left_open_come_from_the_model():
     model = Model({"interactive": {"timestep": 300, "self_layers": ["down_blocks.0.*"]}})
     needs = Interactive().needs(model)
@@ -175,6 +234,7 @@ def test_settings_left_open_come_from_the_model():
         {"ent": -0.1},
         {"iterations": -1},
         {"threshold": 1.0},
+        {"cells": 4},
         {"cross_levels": (4,), "cross_weights": (0.7, 0.3)},
     ],
 )

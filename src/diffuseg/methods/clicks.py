@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,10 +70,10 @@ class Clicks:
         lines: object = (),
         boxes: object = (),
         masks: object = (),
-        not_points: object = (),
-        not_lines: object = (),
-        not_boxes: object = (),
-        not_masks: object = (),
+        negative_points: object = (),
+        negative_lines: object = (),
+        negative_boxes: object = (),
+        negative_masks: object = (),
     ) -> "Clicks":
         """Read marks from numbers, nested lists or arrays; single ones need no list around them.
 
@@ -83,10 +83,10 @@ class Clicks:
             lines: Sequences of points, joined by straight strokes.
             boxes: (x0, y0, x1, y1), in any order of corners.
             masks: Arrays `h w` of the image's size, not zero where the mask is.
-            not_points: As `points`, not wanted; likewise the others.
-            not_lines: As `lines`.
-            not_boxes: As `boxes`.
-            not_masks: As `masks`.
+            negative_points: As `points`, not wanted; likewise the others.
+            negative_lines: As `lines`.
+            negative_boxes: As `boxes`.
+            negative_masks: As `masks`.
 
         Raises:
             InputError: One of them has another form, or there are more or fewer labels than points.
@@ -96,18 +96,22 @@ class Clicks:
         marks += [
             Mark(shape="point", positive=p, at=(xy,)) for xy, p in zip(given, wanted, strict=True)
         ]
-        marks += [Mark(shape="point", positive=False, at=(xy,)) for xy in _points(not_points)]
+        marks += [Mark(shape="point", positive=False, at=(xy,)) for xy in _points(negative_points)]
         for positive, some_lines, some_boxes, some_masks in (
             (True, lines, boxes, masks),
-            (False, not_lines, not_boxes, not_masks),
+            (False, negative_lines, negative_boxes, negative_masks),
         ):
             marks += [Mark(shape="line", positive=positive, at=at) for at in _lines(some_lines)]
             marks += [Mark(shape="box", positive=positive, at=at) for at in _boxes(some_boxes)]
             marks += [Mark(shape="mask", positive=positive, mask=one) for one in _masks(some_masks)]
         return cls(marks=tuple(marks))
 
-    def check(self, hw: tuple[int, int]) -> None:
-        """Make sure there is a wanted mark, and all lie in an image of height and width `hw`.
+    def check(self, hw: tuple[int, int], *, needs_wanted: bool = True) -> None:
+        """Make sure all marks lie in an image and, with `needs_wanted`, one shows what is wanted.
+
+        Args:
+            hw: Height and width of the image.
+            needs_wanted: Not if something else says what is wanted.
 
         Raises:
             InputError: Not so.
@@ -117,12 +121,26 @@ class Clicks:
         """
         for mark in self.marks:
             _check_mark(mark, hw)
-        if not any(mark.positive for mark in self.marks):
+        if needs_wanted and not any(mark.positive for mark in self.marks):
             raise InputError(
                 "at least one mark must show what is wanted",
                 got=f"{len(self.marks)} that show what is not" if self.marks else "none",
                 remedy="add a point, line, box or mask on the thing, such as points=[(x, y)]",
             )
+
+    def only(self, *shapes: Shape, positive: bool | None = None) -> "Clicks":
+        """Return the marks of some shapes (all if none is named), of a sign (None: of both).
+
+        Example:
+            >>> len(Clicks.read(points=(3, 4), boxes=(1, 1, 2, 2)).only("point", "line"))
+            1
+        """
+        kept = [
+            mark
+            for mark in self.marks
+            if (not shapes or mark.shape in shapes) and positive in (None, mark.positive)
+        ]
+        return replace(self, marks=tuple(kept))
 
     def seeds(
         self, hw: tuple[int, int], grid: tuple[int, int]
@@ -134,46 +152,33 @@ class Clicks:
         box has one cell.
 
         Args:
-            hw: Height and width of the image.
+            hw: Height and width of the image; no mark lies outside.
             grid: Of the grid.
 
-        Raises:
-            InputError: As `check`.
-
         Example:
-            >>> maps, wanted = Clicks.read(points=(9, 0), not_points=(0, 9)).seeds((10, 10), (2, 2))
+            >>> clicks = Clicks.read(points=(9, 0), negative_points=(0, 9))
+            >>> maps, wanted = clicks.seeds((10, 10), (2, 2))
             >>> maps.T.tolist(), wanted.tolist()
             ([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], [True, False])
         """
-        self.check(hw)
         columns: list[Tensor] = []
         wanted: list[bool] = []
         for mark in self.marks:
             found = _seeds(mark, hw, grid)
             columns += found
             wanted += [mark.positive] * len(found)
+        if not columns:
+            return torch.zeros(grid[0] * grid[1], 0), torch.zeros(0, dtype=torch.bool)
         return torch.stack(columns, dim=1), torch.tensor(wanted)
 
-    def cells(
-        self,
-        hw: tuple[int, int],
-        grid: tuple[int, int],
-        *,
-        positive: bool,
-        shapes: tuple[Shape, ...] = get_args(Shape),
-    ) -> Bool[Tensor, " n"]:
-        """Return the cells in which marks of a kind lie, those of masks if they cover half.
+    def covered(self, hw: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, " n"]:
+        """Return the cells in which marks lie, those of masks if they cover half.
 
         Example:
-            >>> Clicks.read(points=(9, 0)).cells((10, 10), (2, 2), positive=True).tolist()
+            >>> Clicks.read(points=(9, 0)).covered((10, 10), (2, 2)).tolist()
             [False, True, False, False]
         """
-        found = torch.zeros(grid[0] * grid[1], dtype=torch.bool)
-        for mark in self.marks:
-            if mark.positive == positive and mark.shape in shapes:
-                for seed in _seeds(mark, hw, grid):
-                    found |= seed >= 0.5
-        return found
+        return (self.seeds(hw, grid)[0] >= 0.5).any(1)
 
 
 def _seeds(mark: Mark, hw: tuple[int, int], grid: tuple[int, int]) -> list[Float[Tensor, " n"]]:

@@ -2,12 +2,14 @@
 
 iSeg's interactive mode (Sun et al. 2024, arXiv 2409.03209): a map that is 1 where the user has
 pointed is multiplied by the entropy-reduced self-attention again and again. What the authors leave
-open, marks on what is not wanted and how they compete with the others, is ours.
+open, marks on what is not wanted and how they compete with the others, is ours; so is the other way
+to spread, by likeness.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +18,9 @@ from torch import Tensor
 from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
+from diffuseg.image import Image, to_tensor
 from diffuseg.methods.clicks import Clicks
+from diffuseg.methods.likeness import Likeness, describe
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.refinement import minsum, reduce_entropy, refine
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
@@ -38,15 +42,21 @@ class Interactive:
     the one named last, which is that of the authors' code.
 
     Attributes:
+        spread: "attention": marks spread along self-attention (iSeg). "likeness": to cells with
+            like queries, keys and colours, see `likeness`; for models whose self-attention is wide,
+            and for edges finer than its grid. "attention".
         timestep: Noise level at which the image is shown, 0 to 999. 100.
         emphasis: What the start token of the empty prompt, or the tokens of the words, are
             multiplied by. 1.6.
-        self_layers: Patterns on the names of the self-attention layers used, of which the finest
-            count. The second of the last block.
-        self_heads: Numbers of the heads used, the same in every layer. All.
-        ent: How much of the self-attention is cut, see `reduce_entropy`. 0.1.
-        iterations: How often maps are multiplied by it. 50.
-        threshold: Score, 0 to 1, that a pixel must exceed to be selected. 0.5.
+        self_layers: Patterns on the names of the self-attention layers used. For "attention" the
+            finest of them count: by default the second of the last block. For "likeness" all do:
+            by default those on the way up, but for the coarsest.
+        self_heads: Numbers of the heads used, the same in every layer. All. (For "attention".)
+        ent: How much of the self-attention is cut, see `reduce_entropy`. 0.1. (For "attention".)
+        iterations: How often maps are multiplied by it. 50. (For "attention".)
+        threshold: Score, 0 to 1, that a pixel must exceed to be selected. 0.5; 0.35 for "likeness".
+        cells: For "likeness": cells along the longer side of the image. 64.
+        colour: For "likeness": whether colours count.
         cross_levels: For words: resolutions of cross-attention used, latent side over grid side.
             4 and 2.
         cross_weights: How much each of them counts. 0.7 and 0.3.
@@ -61,6 +71,7 @@ class Interactive:
         10
     """
 
+    spread: Literal["attention", "likeness"] | None = None
     timestep: int | None = None
     emphasis: float | None = None
     self_layers: tuple[str, ...] | None = None
@@ -68,6 +79,8 @@ class Interactive:
     ent: float | None = None
     iterations: int | None = None
     threshold: float | None = None
+    cells: int | None = None
+    colour: bool = True
     cross_levels: tuple[int, ...] | None = None
     cross_weights: tuple[float, ...] | None = None
     template: str | None = None
@@ -87,7 +100,7 @@ class Interactive:
         """
         chosen = self._filled(model.preset.get("interactive", {}))
         layers = layers_of(model.unet)
-        used = [one.name for one in _self_layers(layers, chosen.self_layers)]
+        used = [one.name for one in _self_layers(layers, chosen)]
         if words:
             used += [one.name for one in _cross_layers(layers, given(chosen.cross_levels))]
         return Needs(
@@ -101,74 +114,95 @@ class Interactive:
             emphasis_rule="scale",
         )
 
-    def prepare(self, record: AttentionRecord) -> "Prepared":
+    def prepare(self, record: AttentionRecord, image: Image | None = None) -> "Prepared":
         """Do once all that does not depend on where the user points.
 
         Args:
             record: Holds what `needs` says. If it knows classes, their maps are joined with what is
                 pointed at.
+            image: The image, for its colours; without, they do not count.
 
         Raises:
             InputError: The record lacks attention, or has numbers that are not finite.
         """
         chosen = self._filled(recorded_preset(record, "interactive"))
-        found = [one for one in record.layers if one.kind == "self"]
-        layers = _self_layers(found, chosen.self_layers)
-        grid = record.grid(layers[0])
-        names = [one.name for one in layers]
-        attention = sum(
-            record.rows(row).self_attention(grid, layers=names, heads=chosen.self_heads)[0]
-            for row in range(record.batch)
-        )
-        attention = torch.as_tensor(attention).div_(record.batch)  # [n, n]
-        if not attention.isfinite().all():
-            raise InputError(
-                "attention must be finite",
-                got="a record with NaN or infinite maps",
-                remedy="capture it again, in float32 if half precision overflows",
+        layers = _self_layers([one for one in record.layers if one.kind == "self"], chosen)
+        finest = max(record.grid(one) for one in layers)
+        hw = record.header.image_hw or record.header.input_hw or finest
+        words = None
+        if record.header.spans:
+            words = _class_columns(record, finest, chosen)
+            _check_finite(words)
+        if chosen.spread == "likeness":
+            longer = given(chosen.cells) / max(hw)
+            grid = (max(1, round(hw[0] * longer)), max(1, round(hw[1] * longer)))
+            colours = to_tensor(image, hw) if image is not None and chosen.colour else None
+            if words is not None:
+                planes = ops.minmax(words.T.unflatten(1, finest))
+                words = ops.resize(planes[None], grid)[0].flatten(1).T.cpu()
+            like = describe(record.rows(0), layers, grid, colours)
+            return Prepared(
+                method=chosen, grid=grid, hw=hw, likeness=like, words=words, record=record
             )
+        names = [one.name for one in layers]
+        attention = torch.zeros(())
+        for row in range(record.batch):
+            attention = attention + record.rows(row).self_attention(
+                finest, layers=names, heads=chosen.self_heads
+            )
+        attention = attention[0].div_(record.batch)  # [n, n]
+        _check_finite(attention)
         attention = reduce_entropy(attention, ent=given(chosen.ent), clamp=True)
-        n, iterations = len(attention), given(chosen.iterations)
-        classes = _class_columns(record, grid, chosen) if record.header.spans else None
-        worth = n <= _FOLDED_CELLS or attention.device.type != "cpu"
+        iterations = given(chosen.iterations)
+        if words is not None:
+            words = refine(words, attention, iterations=iterations)
+        folded = len(attention) <= _FOLDED_CELLS or attention.device.type != "cpu"
         return Prepared(
             method=chosen,
-            grid=grid,
-            hw=record.header.image_hw or record.header.input_hw or grid,
-            attention=fold(attention, iterations) if worth else attention,
-            folded=worth,
-            words=None if classes is None else refine(classes, attention, iterations=iterations),
+            grid=finest,
+            hw=hw,
+            attention=fold(attention, iterations) if folded else attention,
+            folded=folded,
+            words=words,
             record=record,
         )
 
     def __call__(
-        self, record: AttentionRecord, clicks: Clicks, *, scores: bool = False
+        self,
+        record: AttentionRecord,
+        clicks: Clicks,
+        image: Image | None = None,
+        *,
+        scores: bool = False,
     ) -> Segmentation:
         """Select from a record of one image; for many selections of one, `prepare` it first.
 
         Args:
             record: As for `prepare`.
             clicks: What the user points at; may be empty if the record knows classes.
+            image: As for `prepare`.
             scores: Whether the result keeps the scores of "rest" and "selected".
 
         Raises:
             InputError: As `prepare`; nothing wanted is pointed at, or outside of the image.
         """
-        return self.prepare(record).select(clicks, scores=scores)
+        return self.prepare(record, image).select(clicks, scores=scores)
 
     def _filled(self, preset: Mapping[str, object]) -> "Interactive":
         """This method with nothing left open but what means "all"."""
+        known = with_preset(with_preset(self, preset), {"spread": "attention"})
         general = {
             "timestep": 100,
             "emphasis": 1.6,
             "ent": 0.1,
             "iterations": 50,
-            "threshold": 0.5,
+            "threshold": 0.5 if known.spread == "attention" else 0.35,
+            "cells": 64,
             "cross_levels": (4, 2),
             "cross_weights": (0.7, 0.3),
             "template": _TEMPLATE,
         }
-        return with_preset(with_preset(self, preset), general)
+        return with_preset(known, general)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,19 +215,21 @@ class Prepared:
         method: The settings, as they are used.
         grid: Height and width of the grid of cells.
         hw: Height and width of the image.
+        record: What it is made from.
         attention: The reduced self-attention, [query, key], or its folded power.
         folded: Whether it is that.
-        words: The refined maps of the classes named, if there are any.
-        record: What it is made from.
+        likeness: Instead of it, how much cells are alike.
+        words: The maps of the classes named, if there are any; refined by attention.
     """
 
     method: Interactive
     grid: tuple[int, int]
     hw: tuple[int, int]
-    attention: Float[Tensor, "n n"]
-    folded: bool
-    words: Float[Tensor, "n k"] | None
     record: AttentionRecord
+    attention: Float[Tensor, "n n"] | None = None
+    folded: bool = False
+    likeness: Likeness | None = None
+    words: Float[Tensor, "n k"] | None = None
 
     def select(self, clicks: Clicks, *, scores: bool = False) -> Segmentation:
         """Return what belongs to the marks (and words), called "selected", and the "rest".
@@ -205,18 +241,13 @@ class Prepared:
         Raises:
             InputError: Nothing wanted is pointed at, or something outside of the image.
         """
-        columns = [] if self.words is None else [self.words]
-        wanted = [torch.ones(one.shape[1], dtype=torch.bool) for one in columns]
-        if len(clicks) or not columns:
-            seeds, flags = clicks.seeds(self.hw, self.grid)
-            columns.append(self.spread(seeds))
-            wanted.append(flags)
-        planes = join_columns(torch.cat(columns, 1), torch.cat(wanted))
+        if len(clicks) or self.words is None:
+            clicks.check(self.hw, needs_wanted=self.words is None)
+        planes = self._by_attention(clicks) if self.likeness is None else self._by_likeness(clicks)
         for plane, cells in zip(planes, self._pinned(clicks), strict=True):
             plane[cells] = 0
-        threshold = given(self.method.threshold)
         high = ops.resize(planes.view(1, -1, *self.grid), self.hw)[0]
-        rest = high[1].clamp_min(threshold)
+        rest = high[1].clamp_min(given(self.method.threshold))
         header = self.record.header
         return Segmentation(
             labels=(high[0] > rest).int().cpu().numpy(),
@@ -232,20 +263,41 @@ class Prepared:
             ),
         )
 
+    def _by_attention(self, clicks: Clicks) -> Float[Tensor, "2 n"]:
+        """Maps of what is wanted and what is not, by iSeg's products."""
+        seeds, wanted = clicks.seeds(self.hw, self.grid)
+        maps = self._refined(seeds)
+        if self.words is not None:
+            maps = torch.cat([self.words, maps], 1)
+            wanted = torch.cat([wanted.new_ones(self.words.shape[1]), wanted])
+        return join_columns(maps, wanted)
+
+    def _by_likeness(self, clicks: Clicks) -> Float[Tensor, "2 n"]:
+        """A map of what is wanted, which has gone by what is not already."""
+        seeds, wanted = clicks.only("point", "line").seeds(self.hw, self.grid)
+        areas, _ = clicks.only("box", "mask", positive=True).seeds(self.hw, self.grid)
+        hints = None if self.words is None else self.words.amax(1)
+        inside = areas.amax(1) if areas.shape[1] else None
+        plane = given(self.likeness).select(seeds, wanted, inside, hints)
+        return torch.stack([plane, torch.zeros_like(plane)])
+
     def _pinned(self, clicks: Clicks) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
         """Cells that are not wanted for sure, and those that are: the user has pointed at them."""
-        exact = clicks.cells(self.hw, self.grid, positive=True, shapes=("point", "line"))
-        out = clicks.cells(self.hw, self.grid, positive=False)
-        exactly_out = clicks.cells(self.hw, self.grid, positive=False, shapes=("point", "line"))
-        return out & ~exact, exact & ~exactly_out
+        exact, out = clicks.only("point", "line", positive=True), clicks.only(positive=False)
+        exactly_out = out.only("point", "line")
+        here, there, surely = (one.covered(self.hw, self.grid) for one in (exact, out, exactly_out))
+        return there & ~here, here & ~surely
 
-    def spread(self, seeds: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    def _refined(self, seeds: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Refine maps of seeds; what is everywhere stays everywhere."""
-        seeds = seeds.to(self.attention.device)
+        attention = given(self.attention)
+        seeds = seeds.to(attention.device)
+        if not seeds.shape[1]:
+            return seeds
         if self.folded:
-            maps = minsum(self.attention @ seeds)
+            maps = minsum(attention @ seeds)
         else:
-            maps = refine(seeds, self.attention, iterations=given(self.method.iterations))
+            maps = refine(seeds, attention, iterations=given(self.method.iterations))
         return torch.where(seeds.amin(0) == seeds.amax(0), seeds, maps)
 
 
@@ -298,8 +350,9 @@ def _unit(maps: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     return maps / maps.amax(0).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _self_layers(layers: Sequence[LayerId], patterns: tuple[str, ...] | None) -> list[LayerId]:
-    """The finest of the layers named; of all, the second of those on the way up."""
+def _self_layers(layers: Sequence[LayerId], method: Interactive) -> list[LayerId]:
+    """The layers that are used, of those that there are."""
+    patterns = method.self_layers
     found = [one for one in layers if one.kind == "self" and _matches(one, patterns)]
     if not found:
         raise InputError(
@@ -307,11 +360,15 @@ def _self_layers(layers: Sequence[LayerId], patterns: tuple[str, ...] | None) ->
             got=patterns,
             remedy="leave it out, or use a pattern such as up_blocks.3.*",
         )
+    if method.spread == "likeness":
+        coarsest = max(one.factor for one in layers)
+        up = [one for one in found if one.stage == "up" and one.factor < coarsest]
+        return found if patterns is not None else up or found
     finest = min(one.factor for one in found)
-    finest_ones = [one for one in found if one.factor == finest]
+    found = [one for one in found if one.factor == finest]
     if patterns is not None:
-        return finest_ones
-    last = [one for one in finest_ones if one.stage == "up"] or finest_ones
+        return found
+    last = [one for one in found if one.stage == "up"] or found
     second = [one for one in last if one.index == 1 and one.block == last[-1].block]
     return second or last[-1:]
 
@@ -361,6 +418,15 @@ def _class_columns(
     return torch.stack(columns, 1)
 
 
+def _check_finite(maps: Tensor) -> None:
+    if not maps.isfinite().all():
+        raise InputError(
+            "attention must be finite",
+            got="a record with NaN or infinite maps",
+            remedy="capture it again, in float32 if half precision overflows",
+        )
+
+
 def _matches(layer: LayerId, patterns: tuple[str, ...] | None) -> bool:
     return patterns is None or any(fnmatchcase(layer.name, one) for one in patterns)
 
@@ -384,6 +450,7 @@ def _check(method: Interactive) -> None:
             "threshold must be at least 0 and less than 1",
             method.threshold,
         ),
+        (method.cells is None or 8 <= method.cells <= 512, "cells must be 8 to 512", method.cells),
         (
             weights is None or levels is None or len(weights) == len(levels),
             "there must be one cross weight a cross level",
