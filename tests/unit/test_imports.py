@@ -18,7 +18,12 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"image", "ops", "provenance", "labelmaps", "result", "render", "export"}),
     frozenset({"prompts", "emphasis", "attention"}),
     frozenset({"backbones", "methods"}),
-    frozenset({"api", "asking", "batch", "filtering", "image_labels", "models", "segmenter"}),
+    frozenset(
+        {
+            *("api", "asking", "batch", "filtering", "image_labels", "interaction"),
+            *("models", "segmenter"),
+        }
+    ),
     frozenset({"eval", "file_runs", "folders", "doctor", "pseudo_masks"}),
     frozenset({"cli"}),
 )

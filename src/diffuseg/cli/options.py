@@ -111,7 +111,7 @@ def read_filter(class_filter: str | None, settings: Sequence[str] | None, model:
     return find_filter(class_filter, model, parse_settings(settings or []))
 
 
-def say_model(model: Any, method: "Method", quiet: bool) -> None:
+def say_model(model: Any, method: object, quiet: bool) -> None:
     from diffuseg.api import model_name
     from diffuseg.methods import method_name
 

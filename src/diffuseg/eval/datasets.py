@@ -20,11 +20,13 @@ class Sample:
         id: Names it within the data set.
         image: The picture.
         truth: Class index of every pixel, or the data set's `ignore`.
+        instances: 0 where there is no thing to count, else its number from 1; None: not known.
     """
 
     id: str
     image: Image
     truth: Integer[np.ndarray, "h w"]
+    instances: Integer[np.ndarray, "h w"] | None = None
 
     def present(self, n_classes: int) -> tuple[int, ...]:
         """The classes that have pixels, in order.
@@ -111,7 +113,8 @@ class SceneSet:
             raise IndexError(index)
         scene = self._scenes[index]
         name = f"{self.split}-{self.seed}-{index}"
-        return Sample(id=name, image=Image(pixels=scene.image, source=name), truth=scene.labels)
+        image = Image(pixels=scene.image, source=name)
+        return Sample(id=name, image=image, truth=scene.labels, instances=scene.instances)
 
 
 def _open_scenes(split: str | None, seed: int, limit: int | None) -> Dataset:

@@ -82,7 +82,7 @@ def find_method(method: object) -> Method:
     )
 
 
-def method_name(method: Method) -> str:
+def method_name(method: object) -> str:
     """Return the name of a method, or of its class if it has none here.
 
     Example:

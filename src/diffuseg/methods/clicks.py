@@ -181,6 +181,39 @@ class Clicks:
         return (self.seeds(hw, grid)[0] >= 0.5).any(1)
 
 
+def parse_place(text: str) -> list[float]:
+    """Read numbers with commas, such as "40,50" or "10,10,60,70".
+
+    Raises:
+        InputError: Something is not a number.
+
+    Example:
+        >>> parse_place("40, 50")
+        [40.0, 50.0]
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            "a place is numbers with commas between",
+            got=repr(text),
+            remedy="write x,y for a point, x0,y0,x1,y1 for a box, x,y:x,y for a line",
+        ) from error
+
+
+def parse_line(text: str) -> list[list[float]]:
+    """Read points with colons between, such as "10,10:60,70".
+
+    Raises:
+        InputError: As `parse_place`.
+
+    Example:
+        >>> parse_line("1,2:3,4")
+        [[1.0, 2.0], [3.0, 4.0]]
+    """
+    return [parse_place(part) for part in text.split(":")]
+
+
 def _seeds(mark: Mark, hw: tuple[int, int], grid: tuple[int, int]) -> list[Float[Tensor, " n"]]:
     (height, width), (rows, columns) = hw, grid
     if mark.mask is not None:

@@ -1,5 +1,5 @@
 """Drawings of results, for files (`pictures`) and for the terminal (`terminal`)."""
 
-from diffuseg.render.pictures import heat_colors, heatmap, overlay, side_by_side, strip
+from diffuseg.render.pictures import cutout, heat_colors, heatmap, overlay, side_by_side, strip
 
-__all__ = ["heat_colors", "heatmap", "overlay", "side_by_side", "strip"]
+__all__ = ["cutout", "heat_colors", "heatmap", "overlay", "side_by_side", "strip"]

@@ -233,6 +233,22 @@ def strip(
     return _stacked(rows, margin=gap)
 
 
+def cutout(image: object, seg: Segmentation, name: str) -> PIL.Image.Image:
+    """Return the pixels of one name, the others transparent (RGBA, at the image's own size).
+
+    Raises:
+        InputError: The image cannot be read or is not the one segmented, or there is no such name.
+
+    Example:
+        >>> image = np.full((32, 48, 3), 128, dtype=np.uint8)
+        >>> seg = Segmentation(labels=np.zeros((32, 48), dtype=int), names=("sky", "sea"))
+        >>> cutout(image, seg, "sea").getextrema()[3]
+        (0, 0)
+    """
+    opaque = np.uint8(255) * seg[name][..., None]
+    return PIL.Image.fromarray(np.concatenate([_matched(image, seg), opaque], axis=2))
+
+
 def _matched(image: object, seg: Segmentation) -> UInt8[np.ndarray, "h w 3"]:
     read = read_image(image)
     if read.hw != seg.hw:
