@@ -1,12 +1,12 @@
-"""Measure DiffSeg, its baselines and its relatives on Scenes for docs/guides/ablations.md.
+"""Measure the papers' ablations, and DiffSeg beside its relatives, for docs/guides/ablations.md.
 
     python scripts/ablations.py --report out/ablations     about a quarter of an hour on one core
     python scripts/docs.py                                 fills the page from what was measured
 
-Two parts. The curves of the paper's Fig. 11: one setting at a time, on scenes of the split "val".
+Three parts. The curves of DiffSeg's Fig. 11: one setting at a time, on scenes of the split "val".
 The rows of its table: DiffSeg, k-means, DBSCAN and DinoSeg, and names by Semantic DiffSeg, on
 scenes of the split "test", on which nothing was chosen: the `quantile` of DBSCAN and the
-fixed threshold of DiffSeg are the best on "val".
+fixed threshold of DiffSeg are the best on "val". The tables of iSeg and DiffSegmenter, on "val".
 
 Stopped runs go on where they were. What the page shows is copied to docs/assets/ablations. A method
 that cannot be run, because a companion of the model is missing, is left out and named.
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "docs" / "assets" / "ablations"
 sys.path.insert(0, str(ROOT / "src"))
 
-TIMESTEPS = [1, 100, 200, 300, 400, 500]
-ANCHORS = [4, 8, 16, 32]
-ROUNDS = [2, 3, 4, 5, 6, 7]
+PAPERS = ("iseg", "diffsegmenter")
+"""Methods whose own tables are measured."""
+
 TABLE: list[tuple[str, str, str, str | None]] = [
     ("diffseg", "DiffSeg", "diffseg", None),
     ("diffseg-auto", "DiffSeg, the threshold from the image", "diffseg", None),
@@ -42,7 +42,6 @@ TABLE: list[tuple[str, str, str, str | None]] = [
 ]
 """Name, label, method and what is given, of every row."""
 
-SHARES_OF_TAU = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 QUANTILES = [0.01, 0.02, 0.05, 0.1, 0.2]
 
 
@@ -52,49 +51,63 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--limit", type=int, default=200, help="scenes of a row")
     parser.add_argument("--curves", type=int, default=60, help="scenes of the curves")
-    parser.add_argument("--tau", type=float, help="middle of the curves; else the preset's")
+    parser.add_argument("--papers", type=int, default=60, help="scenes of the papers' tables")
+    parser.add_argument("--tau", type=float, help="where it stays in the curves; else the preset's")
     parser.add_argument("--only", nargs="*", help="rows to measure, by name; else all")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     measure_curves(options)
     measure_rows(options)
+    measure_papers(options)
 
 
 def measure_curves(options: argparse.Namespace) -> None:
-    """Vary t, M, N and tau one by one."""
+    """Vary t, M, N and tau of DiffSeg one by one."""
     from diffuseg.api import find_model
-    from diffuseg.eval.sweep import sweep
-
-    model = find_model(options.model)
-    preset = model.preset.get("diffseg", {})
-    held = preset.get("tau")
-    tau = options.tau or (held if isinstance(held, int | float) else 0.02)
-    grid = {
-        "timestep": TIMESTEPS,
-        "anchors": ANCHORS,
-        "rounds": ROUNDS,
-        "tau": [float(f"{share * tau:.3g}") for share in SHARES_OF_TAU],
-    }
+    from diffuseg.eval.ablation import ablate
     from diffuseg.methods import DiffSeg
 
+    model = find_model(options.model)
+    held = model.preset.get("diffseg", {}).get("tau")
+    tau = options.tau or (held if isinstance(held, int | float) else 0.02)
     folder = options.report / "curves"
     found = timed(
         "curves",
-        sweep,
+        ablate,
         "scenes",
-        grid,
         method=DiffSeg(tau=tau),
         model=model,
-        one_by_one=True,
         split="val",
         limit=options.curves,
-        by="miou",
         report=folder,
     )
     ASSETS.mkdir(parents=True, exist_ok=True)
-    (ASSETS / "curves.json").write_text(found.to_json(), encoding="utf-8")
-    for name in grid:
-        shutil.copyfile(folder / f"{name}.png", ASSETS / f"{name}.png")
+    (ASSETS / "curves.json").write_text(found.sweep.to_json(), encoding="utf-8")
+    for name in found.sweep.fields:
+        shutil.copyfile(folder / "sweep" / f"{name}.png", ASSETS / f"{name}.png")
+
+
+def measure_papers(options: argparse.Namespace) -> None:
+    """Measure the tables of methods that look for classes; every pixel of a scene has one."""
+    from diffuseg.eval.ablation import ablate
+    from diffuseg.methods import METHODS
+
+    for name in PAPERS:
+        folder = options.report / name
+        found = timed(
+            name,
+            ablate,
+            "scenes",
+            method=METHODS[name](background="none"),  # type: ignore[call-arg]
+            model=options.model,
+            split="val",
+            limit=options.papers,
+            report=folder,
+        )
+        for table in found.tables:
+            if (folder / f"{table}.png").is_file():
+                shutil.copyfile(folder / f"{table}.png", ASSETS / f"{name}-{table}.png")
+        shutil.copyfile(folder / "ablation.json", ASSETS / f"{name}.json")
 
 
 def measure_rows(options: argparse.Namespace) -> None:

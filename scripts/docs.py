@@ -16,6 +16,7 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- ablations: rows --> … <!-- /ablations -->   of `scripts/ablations.py`: the methods
     <!-- ablations: tau --> … <!-- /ablations -->    the same: a setting varied
     <!-- ablations: runs --> … <!-- /ablations -->   the same: with what, on what
+    <!-- ablation: iseg n --> … <!-- /ablation -->   the same: a table of a method's paper
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
 miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
@@ -104,6 +105,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "report", tables)
     text = _replaced(text, "models", lambda _: f"\n\n{_models()}\n\n")
     text = _replaced(text, "ablations", lambda given: f"\n\n{_ablations(given, assets)}\n\n")
+    text = _replaced(text, "ablation", lambda given: f"\n\n{_paper(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -188,6 +190,27 @@ def _ablations(given: str, assets: Path) -> str:
         case "runs":
             return _runs(rows, curves)
     return _varied(curves, given)
+
+
+def _paper(given: str, assets: Path) -> str:
+    """A table of `diffuseg ablate`, its plot, or with what all tables of a method were measured."""
+    method, name = given.split()
+    held = _load(assets / "ablations" / f"{method}.json")
+    if held is None:
+        return PENDING
+    if name == "runs":
+        fixed = ", ".join(f"{k}={v}" for k, v in held["fixed"].items()) or "none"
+        return (
+            f"{held['n_images']} of {held['dataset']}, {held['split']}, stream {held['seed']}; "
+            f"U-Net `{held['model']['unet_sha256'][:16]}`; {held['protocol']}. Settings that stay: "
+            f"{fixed}."
+        )
+    table = held["tables"][name]
+    plot = f"{method}-{name}.png"
+    parts = [table["text"]]
+    if (assets / "ablations" / plot).is_file():
+        parts.append(f"![{table['title']}: here and as published](../assets/ablations/{plot})")
+    return "\n\n".join(parts)
 
 
 def _compared(rows: Mapping) -> str:

@@ -182,7 +182,7 @@ def test_numbers_of_segments_come_from_the_truth(model):
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [
-        (DiffSeg(), "everything", "what is given must be one of classes, count"),
+        (DiffSeg(), "everything", "what is given must be one of classes, vocabulary, count"),
         (DiffSeg(), "classes", "classes are given to methods that look for them"),
         (DiffSeg(), "count", "a number of segments is given to methods that make"),
         (Counting(k=None), None, "Counting must be told how many segments there are"),

@@ -165,6 +165,70 @@ def sweep(
                 stdout().print(str(path), markup=False)
 
 
+def ablate(
+    dataset: Annotated[str, typer.Argument(help="Data set, such as scenes.")],
+    method: Annotated[str, typer.Option("--method", help="iseg, diffsegmenter or diffseg.")],
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="components, n, lambda, gamma, …; repeatable. Else all of the method."),
+    ] = None,
+    model: ModelOption = None,
+    settings: SetOption = None,
+    preset: Annotated[
+        bool | None, typer.Option(help="Fill what is left open from the model's preset.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Figure shown: miou, acc, …")] = None,
+    split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
+    noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    told: Annotated[
+        str | None,
+        typer.Option(
+            "--given", help="Of the truth: classes, vocabulary, count, mean_count or nothing."
+        ),
+    ] = None,
+    class_filter: FilterOption = None,
+    filter_settings: FilterSetOption = None,
+    average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for ablation.json, tables, plots, state.")
+    ] = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure the ablation tables of a method's paper on a data set."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from diffuseg.api import find_model
+    from diffuseg.eval.ablation import ablate as run
+    from diffuseg.eval.ablation import find_tables
+    from diffuseg.methods import backbone_of, method_name
+
+    chosen = build_method(method, settings)
+    find_tables(method_name(chosen), table)
+    loaded = find_model(model, backbone=backbone_of(chosen), device=device, offline=offline)
+    say_model(loaded, chosen, quiet)
+    options = given(
+        tables=table, use_preset=preset, by=by, split=split, limit=limit, seed=seed,
+        noise_seed=noise_seed, given=told, average=average, size=size, report=report,
+    )  # fmt: skip
+    options |= _filter_options(told, class_filter, filter_settings, loaded)
+    with progress_bar("measuring", quiet=quiet) as advance:
+        found = run(dataset, method=chosen, model=loaded, progress=advance, **options)
+    if as_json:
+        stdout().print(found.to_json(), markup=False, end="")
+    elif not quiet:
+        from rich.markdown import Markdown
+
+        stdout().print(Markdown(found.to_markdown()))
+        if report is not None:
+            stdout().print(str(report / "ablation.json"), markup=False)
+
+
 def _filter_options(
     told: str | None, class_filter: str | None, settings: list[str] | None, model: object
 ) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import itertools
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -116,10 +116,51 @@ def plan(
             raise InputError(
                 "a field that varies needs values", got=f"{name}=[]", remedy="name one or more"
             )
+    chosen = _alone(named) if one_by_one else _combined(named)
+    return _try_all(method, model, chosen, layers, may_fail=bool(free))
+
+
+def plan_rows(
+    method: Method, model: Model, rows: Sequence[Mapping[str, object]]
+) -> tuple[list[Setting], list[tuple[dict[str, object], str]]]:
+    """Return the settings of rows the model can do, and those it cannot, with the reason.
+
+    Args:
+        method: The fields a row does not name.
+        model: The model, or `Bare`.
+        rows: Values by field name.
+
+    Raises:
+        InputError: There is no row, none is possible, or one has no such field.
+
+    Example:
+        >>> from diffuseg.methods import Attend
+        >>> rows = [{}, {"refine": 1, "levels": (2,)}]
+        >>> plan_rows(Attend(), load("mini"), rows)[0][1].method.refine  # doctest: +SKIP
+        1
+    """
+    if not rows:
+        raise InputError("rows of settings must be given", got="none", remedy="name one or more")
+    known = {one.name for one in fields(method)}  # type: ignore[arg-type]
+    for name in {name for row in rows for name in row} - known:
+        with_settings(method, {name: None})  # says what the fields are
+    unet = getattr(model, "unet", None)
+    layers = () if unet is None else layers_of(unet)
+    return _try_all(method, model, [dict(row) for row in rows], layers, may_fail=True)
+
+
+def _try_all(
+    method: Method,
+    model: Model,
+    rows: Sequence[dict[str, object]],
+    layers: Sequence[LayerId],
+    *,
+    may_fail: bool,
+) -> tuple[list[Setting], list[tuple[dict[str, object], str]]]:
     done: list[Setting] = []
     left_out: list[tuple[dict[str, object], str]] = []
     errors: list[InputError] = []
-    for chosen in _alone(named) if one_by_one else _combined(named):
+    for chosen in rows:
         try:
             changed = with_settings(method, chosen)
             needs = _named(changed.needs(model), layers)
@@ -129,7 +170,7 @@ def plan(
             errors.append(error)
             continue
         done.append(Setting(values=chosen, method=changed, needs=needs))
-    if errors and (not done or not free):
+    if errors and (not done or not may_fail):
         raise errors[0]
     return done, left_out
 

@@ -18,7 +18,7 @@ from diffuseg.asking import takes_captions, write_captions
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
-from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, shown
+from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, plan_rows, shown
 from diffuseg.eval.report import PROTOCOLS, score
 from diffuseg.eval.runner import identify, plain_fields, versions
 from diffuseg.eval.scoring import Rules, find_rules, informed, named_classes, score_sample
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def sweep(
     dataset: str | Dataset,
-    grid: Mapping[str, object],
+    grid: Mapping[str, object] | Sequence[Mapping[str, object]],
     *,
     method: object = DEFAULT_METHOD,
     model: object = None,
@@ -56,7 +56,8 @@ def sweep(
     Args:
         dataset: A name, such as "scenes", or a data set of your own.
         grid: Values by field of the method: a list, or one value for a field that stays. Text is
-            read as on the command line; "each" stands for every single layer, head or level.
+            read as on the command line; "each" stands for every single layer, head or level. Or
+            the settings one by one, a list of values by field each.
         method: A name, or a method object with the settings that do not vary.
         model: As for `segment`.
         use_preset: Whether fields left open take the model's preset, as they do elsewhere.
@@ -94,7 +95,10 @@ def sweep(
     chosen = find_method(method)
     loaded = find_model(model, backbone=backbone_of(chosen))
     seen = loaded if use_preset else Bare(unet=getattr(loaded, "unet", None))
-    settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
+    if isinstance(grid, Mapping):
+        settings, left_out = plan(chosen, seen, grid, one_by_one=one_by_one)
+    else:
+        settings, left_out = plan_rows(chosen, seen, grid)
     rules = find_rules(settings[0].method, seen, data, n_images, given)
     kept = find_filter(class_filter, loaded) if rules.given == "vocabulary" else None
     average = average or rules.average
@@ -142,10 +146,8 @@ def sweep(
         if progress is not None:
             progress(index + 1, n_images)
 
-    shown_values = {
-        name: {shown(one.values[name]) for one in settings if name in one.values} for name in grid
-    }
-    varying = [name for name, values in shown_values.items() if len(values) > 1] or list(grid)
+    one_by_one = one_by_one or not isinstance(grid, Mapping)
+    varying = _varying(grid, settings)
     fixed = {**preset, **_set_fields(chosen)}
     fixed |= {name: one for name, one in settings[0].values.items() if name not in varying}
     result = Sweep(
@@ -243,6 +245,18 @@ def _row(
         **figures,
         "seconds": round(sum(one.seconds for one in mine) / max(1, len(mine)), 6),
     }
+
+
+def _varying(
+    grid: Mapping[str, object] | Sequence[Mapping[str, object]], settings: Sequence[Setting]
+) -> list[str]:
+    """The fields that differ between settings; all if none does."""
+    if not isinstance(grid, Mapping):
+        return list(dict.fromkeys(name for row in grid for name in row))
+    values = {
+        name: {shown(one.values[name]) for one in settings if name in one.values} for name in grid
+    }
+    return [name for name, some in values.items() if len(some) > 1] or list(grid)
 
 
 def _check_figure(by: str, figures: Mapping[str, float]) -> None:
