@@ -1,5 +1,6 @@
 """Stage 2: U-Net and text tower, trained together on latents and captions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from diffuseg.train.checkpoint import load_checkpoint, save_checkpoint
 from diffuseg.train.data import Progress
+from diffuseg.train.grounding import Tiles, draw_mosaics, mosaic_loss
 from diffuseg.train.log import TrainLog
 from diffuseg.train.loop import follow_weights
 from diffuseg.train.recipe import DenoiserRecipe, MiniRecipe, PhaseRecipe
@@ -46,6 +48,7 @@ class Denoiser(nn.Module):
         super().__init__()
         start, end = (tokenizer.get_vocab()[token] for token in (START, END))
         self.end_id = end
+        self.heads = recipe.heads
         self.unet = UNet2DConditionModel(
             sample_size=side,
             in_channels=4,
@@ -188,8 +191,12 @@ def train_phase(
     accelerator: Accelerator,
     log: TrainLog,
     progress: Progress | None = None,
+    tiles: Sequence[Tiles] = (),
 ) -> None:
-    """Train phase `number` (or resume it), updating `model` and its moving `average`."""
+    """Train phase `number` (or resume it), updating `model` and its moving `average`.
+
+    `tiles` are the pictures of mosaics, one set for each of the phase's `grounding`.
+    """
     from diffusers.models.attention_processor import AttnProcessor
 
     settings = recipe.denoiser
@@ -213,7 +220,7 @@ def train_phase(
         model.unet.set_attn_processor(AttnProcessor())
     while step < phase.steps:
         rate = phase.learning_rate * min(1.0, (step + 1) / settings.warmup)
-        rate *= 1 - 0.9 * step / phase.steps
+        rate *= 1 - (1 - phase.last_rate) * step / phase.steps
         for group in optimizer.param_groups:
             group["lr"] = rate
         key = (recipe.seed, 2 + number, step, accelerator.process_index)
@@ -230,6 +237,12 @@ def train_phase(
         errors = (output.float() - noise).square().mean((1, 2, 3))
         weights = (1 / level.flatten()).clamp(max=phase.weight_cap)
         loss = (weights * errors).mean() + settings.constant_padding * leak
+        found = torch.zeros((), device=accelerator.device)
+        for turn, (ask, held) in enumerate(zip(phase.grounding, tiles, strict=True)):
+            mosaics = draw_mosaics(held, ask, key=(*key, turn)).to(accelerator.device)
+            with accelerator.autocast():
+                found = found + ask.weight * mosaic_loss(model, mosaics, alphas)
+        loss = loss + found
         stepper.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -244,6 +257,7 @@ def train_phase(
             loss=loss.item(),
             error=errors.mean().item(),
             leak=leak.item(),
+            grounding=found.item(),
         )
         if progress is not None:
             progress(step, phase.steps)

@@ -25,6 +25,7 @@ from diffuseg.train.data import (
     shard_path,
 )
 from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
+from diffuseg.train.grounding import find_words, read_tiles
 from diffuseg.train.log import TrainLog
 from diffuseg.train.recipe import MiniRecipe
 from diffuseg.train.vae import encode_pictures, train_vae
@@ -124,7 +125,7 @@ def _run_stages(
     tokenizer = build_tokenizer(VOCABULARY)
     if "latents" in wanted and accelerator.is_main_process:
         vae = load_vae(recipe, work).to(accelerator.device)
-        for pictures in sorted({phase.pictures for phase in recipe.denoiser.phases}):
+        for pictures in sorted(_kinds(recipe)):
             _cache_latents(vae, tokenizer, work, pictures, meter)
     accelerator.wait_for_everyone()
     if "unet" in wanted:
@@ -156,10 +157,18 @@ def _cache_latents(
             save_file(tensors, temporary)
 
 
-def load_latents(work: Path, kind: str) -> Latents:
-    """The cached latents of one kind of pictures, all shards."""
-    paths = sorted(work.glob(f"latents-{kind}-*.safetensors"))
-    require_stage(work / f"latents-{kind}-0000.safetensors", "latents")
+def _kinds(recipe: MiniRecipe) -> set[str]:
+    """The kinds of pictures that the U-Net is shown."""
+    phases = recipe.denoiser.phases
+    tiles = {kind for phase in phases for part in phase.grounding for kind in part.pictures}
+    return tiles | {phase.pictures for phase in phases}
+
+
+def load_latents(work: Path, *kinds: str) -> Latents:
+    """The cached latents of pictures of one size, all shards of the kinds given."""
+    for kind in kinds:
+        require_stage(work / f"latents-{kind}-0000.safetensors", "latents")
+    paths = [path for kind in kinds for path in sorted(work.glob(f"latents-{kind}-*.safetensors"))]
     parts = [load_file(path) for path in paths]
     return Latents(
         values=torch.cat([part["values"] for part in parts]),
@@ -178,8 +187,10 @@ def _train_denoiser(
     torch.manual_seed(recipe.seed)
     model = Denoiser(recipe.denoiser, tokenizer, side=recipe.size // 8)
     average = copy.deepcopy(model).requires_grad_(False)
+    words = find_words(tokenizer)
     for number, phase in enumerate(recipe.denoiser.phases):
         data = load_latents(work, phase.pictures)
+        shown = [load_latents(work, *part.pictures) for part in phase.grounding]
         with meter(f"training the U-Net, {number + 1} ({phase.pictures})") as progress:
             train_phase(
                 model,
@@ -192,4 +203,5 @@ def _train_denoiser(
                 accelerator=accelerator,
                 log=journal,
                 progress=progress if accelerator.is_main_process else None,
+                tiles=[read_tiles(one.values, one.tokens, words) for one in shown],
             )

@@ -39,6 +39,25 @@ class VaeRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroundingRecipe:
+    """The loss that makes words find their pixels, on mosaics of `pictures`.
+
+    `batch` mosaics a step of `grid` rows and columns, or the other way round, at timesteps up to
+    `last_timestep`, under the nouns of their captions and up to `most_absent` others. Every noun
+    has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
+    the denoising one.
+    """
+
+    pictures: tuple[str, ...] = ("windows", "pairs")
+    grid: tuple[int, int] = (1, 2)
+    batch: int = 12
+    last_timestep: int = 500
+    most_absent: int = 4
+    top: tuple[float, float] = (0.03, 0.12)
+    weight: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseRecipe:
     """One stretch of the U-Net's training; phases run in order on the same weights.
 
@@ -47,7 +66,8 @@ class PhaseRecipe:
     skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss weight 1/alpha_bar.
     What a noun tells is of use where noise hides its thing, so lower powers and higher caps teach
     more of it. `colorless` is the share of captions whose colours are left out, so that the noun
-    alone has to find its thing. The learning rate falls to a tenth in a straight line.
+    alone has to find its thing. The learning rate falls in a straight line, to `last_rate` of
+    itself. `grounding` adds losses on mosaics.
     """
 
     pictures: Literal["crops", "windows", "pairs", "scenes"]
@@ -57,6 +77,8 @@ class PhaseRecipe:
     timestep_power: float = 0.85
     weight_cap: float = 5.0
     colorless: float = 0.0
+    last_rate: float = 0.1
+    grounding: tuple[GroundingRecipe, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +122,38 @@ class DenoiserRecipe:
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=1000,
+            batch=32,
+            learning_rate=5e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+            last_rate=0.775,
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=300,
+            batch=8,
+            learning_rate=4e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+            last_rate=0.82,
+            grounding=(GroundingRecipe(grid=(2, 2), batch=4, most_absent=2),),
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=1700,
+            batch=8,
+            learning_rate=6e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+            last_rate=0.49,
+            grounding=(GroundingRecipe(),),
         ),
     )
 
