@@ -197,9 +197,10 @@ def _ask_classes(model: Diffusion, needs: Needs, classes: tuple[ClassName, ...])
     prompts = build_prompts(classes, needs.template, joint=joint, fits=model.fits)
     if dialect is None:
         return Asked(prompts, model.token_spans(prompts))
+    if dialect.legacy:
+        return Asked(prompts, dialect.locate(prompts))
     prompts = dialect.narrow(prompts)
-    legacy = dialect.legacy
-    return Asked(prompts, dialect.locate(prompts) if legacy else model.token_spans(prompts))
+    return Asked(prompts, model.token_spans(prompts))
 
 
 def _ask_each(model: Diffusion, needs: Needs, words: Words) -> Asked:

@@ -271,7 +271,7 @@ def test_methods_by_name():
     assert find_method(own) is own
     assert method_name(own) == "attend"
     assert list(METHODS) == [
-        *("attend", "diffsegmenter"),
+        *("attend", "diffsegmenter", "iseg", "iseg-unsupervised"),
         *("diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan"),
     ]
     for wrong in ("atend", Attend, 3, None):

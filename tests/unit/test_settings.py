@@ -15,6 +15,7 @@ class Toy:
     rate: float | None = None
     name: str = "x"
     mode: Literal["fast", "exact"] = "fast"
+    choice: Literal["none", "some"] | None = None
     levels: tuple[int, ...] | None = None
     words: tuple[str, ...] = ()
     on: bool = False
@@ -32,6 +33,8 @@ class Toy:
         ("name", "none", "none"),
         ("name", "a photo of {}", "a photo of {}"),
         ("mode", "exact", "exact"),
+        ("choice", "none", "none"),
+        ("choice", None, None),
         ("levels", "4, 8", (4, 8)),
         ("levels", [4, 8], (4, 8)),
         ("levels", "None", None),

@@ -75,7 +75,7 @@ def class_maps(
 
 
 def token_maps(
-    levels: Sequence[Float[Tensor, "t h w"]], weights: Sequence[float], hw: tuple[int, int]
+    levels: Sequence[Float[Tensor, "t _ _"]], weights: Sequence[float], hw: tuple[int, int]
 ) -> Float[Tensor, "n t"]:
     """Add up the levels' maps, each of which is given the sum 1 and the size `hw` first.
 

@@ -168,8 +168,9 @@ def _converted(value: Any, hint: Any) -> object:
 
 
 def _first_that_fits(value: object, hints: Sequence[Any]) -> object:
-    # "none" must become None where that is allowed, not the text "none".
-    for hint in sorted(hints, key=lambda one: one is not type(None)):
+    # "none" must become None where that is allowed, not the text "none"; unless it is a choice.
+    named = [one for one in hints if get_origin(one) is Literal and value in get_args(one)]
+    for hint in named or sorted(hints, key=lambda one: one is not type(None)):
         try:
             return _converted(value, hint)
         except (ValueError, TypeError):
