@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from diffuseg.asking import ask, read_words, takes_captions
+from diffuseg.asking import ask, continue_prompts, read_words, takes_captions
 from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import Features
 from diffuseg.batch import Job, capture_batch
@@ -112,11 +112,11 @@ def build_segmenter(
         )
     if words:
         ask(segmenter.model, needs, words)
-    if captioner is not None and not takes_captions(needs):
+    if captioner is not None and not (takes_captions(needs) or needs.continued):
         raise InputError(
             "a captioner is for methods that work from captions",
             got=f"{captioner!r} for {method_name(chosen)}",
-            remedy='leave it out, or use method="semantic-diffseg"',
+            remedy='leave it out, or use method="semantic-diffseg" or DiffSegmenter(caption=True)',
         )
     log.info("model %s, method %s", model_name(segmenter.model), method_name(chosen))
     return segmenter
@@ -265,8 +265,10 @@ def capture(
     held = read_image(image)
     check_number("seed", seed, least=0)
     chosen = find_model(model, backbone="vit" if isinstance(model, Features) else "diffusion")
-    asked = ask(chosen, needs, read_words(classes, caption))
-    job = Job(held, asked, seen_hw(held, chosen, size, fit))
+    words = [read_words(classes, caption)]
+    if needs.continued:
+        words = continue_prompts([held], words, None, chosen, needs)
+    job = Job(held, ask(chosen, needs, words[0]), seen_hw(held, chosen, size, fit))
     [shot] = capture_batch([job], chosen, needs, seed)
     return shot.record
 

@@ -121,7 +121,10 @@ def continue_prompts(
     found = find_captioner(captioner, model)
     told: list[Words] = []
     for image, one in zip(images, words, strict=True):
-        prompts = list(build_prompts(one.classes or (), needs.template, joint=False).prompts)
+        if one.classes is None:
+            told.append(one)
+            continue
+        prompts = list(build_prompts(one.classes, needs.template, joint=False).prompts)
         texts = list(getattr(found, "caption", found)([image] * len(prompts), prompts))
         begun = [_begins(text, prompt) for text, prompt in zip(texts, prompts, strict=False)]
         if len(texts) != len(prompts) or not all(begun):

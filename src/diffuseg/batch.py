@@ -18,6 +18,7 @@ from diffuseg.attention import (
     LayerId,
     RecordHeader,
     intervene,
+    join_rows,
     layers_of,
     record,
 )
@@ -29,7 +30,7 @@ from diffuseg.image import Image, to_tensor
 from diffuseg.methods import Needs
 from diffuseg.models import model_name
 
-# Rows (images x prompts) that go through the U-Net at once; more only for the prompts of one image.
+# Rows (images x prompts) that go through the U-Net at once.
 _MAX_ROWS = 16
 
 
@@ -77,18 +78,44 @@ def _through_unet(
     owners = [i for i, job in enumerate(jobs) for _ in job.asked.prompts.prompts]
     rows = latents[owners]  # [r, c, h, w]
     noise = _noise(latents, seed) if needs.noise else None  # [1, c, h, w]
-    header = RecordHeader(
-        model=model_name(model),
-        prompts=text.prompts,
-        tokens=text.tokens,
-        seed=seed if needs.noise else None,
-        input_hw=jobs[0].hw,
-        provenance={
-            "source": model.source,
-            "preset": json.dumps(dict(model.preset)),
-            **_emphasis_of(needs),
-        },
-    )
+    parts: list[AttentionRecord] = []
+    # The prompts of one image may be more than go through the U-Net at once.
+    for first in range(0, len(rows), _MAX_ROWS):
+        run = slice(first, first + _MAX_ROWS)
+        header = RecordHeader(
+            model=model_name(model),
+            prompts=text.prompts[run],
+            tokens=text.tokens[run],
+            seed=seed if needs.noise else None,
+            input_hw=jobs[0].hw,
+            provenance={
+                "source": model.source,
+                "preset": json.dumps(dict(model.preset)),
+                **_emphasis_of(needs),
+            },
+        )
+        with _scaling_keys(model, stressed[run], text[run], needs):
+            parts.append(_record_rows(model, needs, rows[run], text[run], noise, header))
+    held = join_rows(parts)
+
+    seconds = {
+        "encode": (encoded - start) / len(jobs),
+        "denoise": (time.perf_counter() - encoded) / len(jobs),
+    }
+    return [
+        Shot(_part(held, [i for i, owner in enumerate(owners) if owner == number], job), seconds)
+        for number, job in enumerate(jobs)
+    ]
+
+
+def _record_rows(
+    model: Diffusion,
+    needs: Needs,
+    rows: Float[Tensor, "r c h w"],
+    text: TextEmbedding,
+    noise: Float[Tensor, "1 c h w"] | None,
+    header: RecordHeader,
+) -> AttentionRecord:
     recorder = record(
         model,
         layers=needs.layers,
@@ -100,19 +127,11 @@ def _through_unet(
         early_exit=True,
         header=header,
     )
-    with _scaling_keys(model, stressed, text, needs), recorder as held:
+    with recorder as held:
         for timestep in needs.timesteps:
             noisy = rows if noise is None else model.add_noise(rows, timestep, noise)
             recorder.run(partial(model.denoise, noisy, timestep, text))
-
-    seconds = {
-        "encode": (encoded - start) / len(jobs),
-        "denoise": (time.perf_counter() - encoded) / len(jobs),
-    }
-    return [
-        Shot(_part(held, [i for i, owner in enumerate(owners) if owner == number], job), seconds)
-        for number, job in enumerate(jobs)
-    ]
+    return held
 
 
 def _through_vit(

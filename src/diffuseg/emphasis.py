@@ -14,6 +14,7 @@ PLUS = 1.1
 
 # Not in "C++11" or "a+b", where they are letters of a word.
 _PLUSES = re.compile(r"\++(?![\w+])")
+_RUN = re.compile(r"\++")
 _NUMBER = re.compile(r"(?:\d+(?:\.\d+)?|\.\d+)(?!\w)")
 
 
@@ -71,8 +72,9 @@ def read_emphasis(prompt: str) -> tuple[str, tuple[Stress, ...]]:
             weigh(start, PLUS ** len(pluses.group()))
             at = pluses.end()
         else:
-            written.append(letter)
-            at += 1
+            run = _RUN.match(prompt, at)
+            written += run.group() if run else letter
+            at = run.end() if run else at + 1
     return "".join(written), tuple(stressed)
 
 

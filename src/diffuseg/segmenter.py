@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffuseg.asking import Words, ask, read_words, takes_captions, write_captions
+from diffuseg.asking import (
+    Words,
+    ask,
+    continue_prompts,
+    read_words,
+    takes_captions,
+    write_captions,
+)
 from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import Features
 from diffuseg.batch import Job, Shot, capture_batch, group_jobs
@@ -30,7 +37,8 @@ class Segmenter:
         method: The method.
         classes: What is looked for when a call names nothing else.
         caption: What is read instead of classes, by methods that look for its nouns.
-        captioner: What writes a caption where neither is given; None: the model's own.
+        captioner: What writes a caption where neither is given, or continues the prompts of
+            methods that have them continued; None: the model's own.
         class_filter: What says which of the classes an image shows; the others are not looked for.
         seed: Seed of the noise, the same noise for every image.
         size: Side of the square whose area the model sees; None: the side it was trained at.
@@ -87,6 +95,10 @@ class Segmenter:
             start = time.perf_counter()
             words = self._kept(held, words)
             seconds["filter"] = (time.perf_counter() - start) / max(1, len(held))
+        if needs.continued:
+            start = time.perf_counter()
+            words = continue_prompts(held, words, self.captioner, self.model, needs)
+            seconds["caption"] = (time.perf_counter() - start) / max(1, len(held))
         jobs = [
             Job(image, ask(self.model, needs, one), self._hw(image))
             for image, one in zip(held, words, strict=True)
@@ -110,6 +122,8 @@ class Segmenter:
             find_captioner(self.captioner, self.model)
         else:
             ask(self.model, needs, words)
+        if needs.continued:
+            find_captioner(self.captioner, self.model)
 
     def capture(
         self,
@@ -130,8 +144,10 @@ class Segmenter:
         """
         held = read_image(image)
         needs = self.method.needs(self.model)
-        [words] = self._kept([held], self._words([held], [classes], [caption], needs))
-        job = Job(held, ask(self.model, needs, words), self._hw(held))
+        words = self._kept([held], self._words([held], [classes], [caption], needs))
+        if needs.continued:
+            words = continue_prompts([held], words, self.captioner, self.model, needs)
+        job = Job(held, ask(self.model, needs, words[0]), self._hw(held))
         if everything:
             needs = replace(needs, kinds=("self", "cross"), layers="*", levels=None, heads=None)
         [shot] = capture_batch([job], self.model, needs, self.seed)

@@ -177,7 +177,12 @@ def test_a_blip_is_a_captioner(tmp_path, scene):
     tokenizer.save_pretrained(tmp_path)
     size = {"height": 32, "width": 32}
     BlipImageProcessorPil(size=size).save_pretrained(tmp_path)
-    assert len(load_captioner(tmp_path, device="cpu").caption(scene, max_tokens=3)) == 1
+    captioner = load_captioner(tmp_path, device="cpu")
+    assert len(captioner.caption(scene, max_tokens=3)) == 1
+    [alone] = captioner.caption(scene, max_tokens=3)
+    begun = captioner.caption([scene] * 3, ["a Photo of car", "", "a red"], max_tokens=3)
+    assert begun[0].startswith("a Photo of car")
+    assert begun[1:] == [alone, *captioner.caption(scene, ["a red"], max_tokens=3)]
 
 
 def test_names_that_cannot_be(tmp_path):

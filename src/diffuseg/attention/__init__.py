@@ -4,6 +4,7 @@ from diffuseg.attention.attention_record import AttentionRecord
 from diffuseg.attention.captured import RecordHeader
 from diffuseg.attention.heads import HeadDivergence, head_divergence
 from diffuseg.attention.intervention import AddToOutput, InjectQK, ReplaceOutput, intervene
+from diffuseg.attention.joining import join_rows
 from diffuseg.attention.layers import LayerId, layers_of
 from diffuseg.attention.products import spread
 from diffuseg.attention.recorder import Recorder
@@ -24,6 +25,7 @@ __all__ = [
     "estimate_bytes",
     "head_divergence",
     "intervene",
+    "join_rows",
     "layers_of",
     "record",
     "spread",

@@ -1,12 +1,14 @@
 """Captioners: pictures put into words."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import nn
 
 from diffuseg.backbones.companions import (
@@ -66,15 +68,19 @@ class Captioner:
         return f"captioner {self.name} from {self.source} ({self.dtype} on {self.device})"
 
     @torch.no_grad()
-    def caption(self, images: object, *, max_tokens: int = 40) -> list[str]:
+    def caption(
+        self, images: object, prefixes: Sequence[str] | None = None, *, max_tokens: int = 40
+    ) -> list[str]:
         """One caption a picture, by greedy decoding.
 
         Args:
             images: One picture or several, of anything `diffuseg.image.read_image` takes.
-            max_tokens: Longest caption, in tokens.
+            prefixes: How each caption begins; the model continues it.
+            max_tokens: Longest caption, in tokens, what it begins with left out.
 
         Raises:
-            InputError: There is no picture, one cannot be read, or `max_tokens` is not positive.
+            InputError: There is no picture, one cannot be read, there is not one prefix a picture,
+                or `max_tokens` is not positive.
 
         Example:
             >>> load_captioner("mini").caption("scene.png")  # doctest: +SKIP
@@ -85,20 +91,72 @@ class Captioner:
                 "max_tokens must be a positive integer", got=max_tokens, remedy="leave it out"
             )
         read = read_images(images)
-        captions: list[str] = []
-        for start in range(0, len(read), _BATCH):
-            part = [image.pixels for image in read[start : start + _BATCH]]
-            pixels = self.processor(part, return_tensors="pt")["pixel_values"]
-            with _no_warnings():
-                ids = cast(Any, self.model).generate(
-                    pixel_values=pixels.to(self.device, self.dtype),
-                    max_new_tokens=max_tokens,
-                    do_sample=False,
-                    num_beams=1,
+        begun = [""] * len(read) if prefixes is None else list(prefixes)
+        if len(begun) != len(read):
+            raise InputError(
+                "there must be one prefix for every picture",
+                got=f"{len(begun)} prefixes for {len(read)} pictures",
+                remedy='give "" where a caption may begin as it likes',
+            )
+        captions = [""] * len(read)
+        # What goes together has one number of tokens: padding inside a text would be read as text.
+        starts = [self._start(text) for text in begun]
+        for length in sorted({len(ids) for ids in starts}):
+            mine = [i for i, ids in enumerate(starts) if len(ids) == length]
+            for first in range(0, len(mine), _BATCH):
+                part = mine[first : first + _BATCH]
+                texts = self._decode(
+                    [read[i].pixels for i in part], [starts[i] for i in part], max_tokens
                 )
-            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            captions += [" ".join(text.split()) for text in texts]
+                for i, text in zip(part, texts, strict=True):
+                    captions[i] = _with_prefix(begun[i], text)
         return captions
+
+    def _start(self, prefix: str) -> list[int]:
+        """The tokens of what a caption begins with, without start and end."""
+        if not prefix.strip():
+            return []
+        return list(self.tokenizer(prefix, add_special_tokens=False)["input_ids"])
+
+    def _decode(
+        self, pictures: list[UInt8[np.ndarray, "h w 3"]], starts: list[list[int]], max_tokens: int
+    ) -> list[str]:
+        pixels = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        options: dict[str, Any] = {}
+        if starts[0] and type(self.model).__name__ == "BlipForConditionalGeneration":
+            # BLIP writes its start token over the first place, and drops the last.
+            options["input_ids"] = torch.tensor([[0, *start, 0] for start in starts])
+        elif starts[0]:
+            first = cast(Any, self.model.config).decoder_start_token_id
+            options["decoder_input_ids"] = torch.tensor([[first, *start] for start in starts])
+        options = {name: ids.to(self.device) for name, ids in options.items()}
+        with _no_warnings():
+            found = cast(Any, self.model).generate(
+                pixel_values=pixels.to(self.device, self.dtype),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                num_beams=1,
+                **options,
+            )
+        return self.tokenizer.batch_decode(found, skip_special_tokens=True)
+
+
+def _with_prefix(prefix: str, text: str) -> str:
+    """The caption with its beginning as it was given: tokenizers change case and blanks."""
+    text = " ".join(text.split())
+    if not prefix.strip():
+        return text
+    squeezed = "".join(prefix.casefold().split())
+    seen = 0
+    for place, letter in enumerate(text):
+        if seen == len(squeezed):
+            return f"{prefix.rstrip()}{text[place:]}"
+        if letter.isspace():
+            continue
+        if letter.casefold() != squeezed[seen]:
+            break  # the tokenizer cannot write the prefix back: what follows is not known
+        seen += 1
+    return prefix.rstrip()
 
 
 @contextmanager

@@ -140,12 +140,6 @@ class DiffSegmenter:
         for number, step in enumerate(steps):
             one = _completed(record, places, hw, step, chosen)  # [r, k, h, w]
             total = one if number == 0 else total.add_(one)
-        if not total.isfinite().all():
-            raise InputError(
-                "attention must be finite",
-                got="a record with NaN or infinite maps",
-                remedy="capture it again, in float32 if half precision overflows",
-            )
 
         # 2. One map a class: the mean over its synonyms, which have prompts of their own
         found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -226,7 +220,7 @@ def _completed(
         per_level, hw, [weight for _, weight in pairs], normalise=method.normalise == "minmax"
     )
     if method.self_attention == "none":
-        return fused
+        return _finite(fused)
     values = fused.flatten(2).transpose(1, 2)  # [r, n, k]
     spread = complete(
         record,
@@ -238,7 +232,7 @@ def _completed(
         power=given(method.power),
         every=method.self_attention == "all",
     )
-    return spread.transpose(1, 2).unflatten(2, hw)
+    return _finite(spread).transpose(1, 2).unflatten(2, hw)
 
 
 def _class_maps(
@@ -255,7 +249,18 @@ def _class_maps(
     found = maps.new_zeros((maps.shape[0], slots, maps.shape[1]))
     for (row, slot), (_, tokens) in places.items():
         found[row, slot] = maps[row][:, list(tokens)].mean(dim=1)
-    return found.unflatten(2, grid)
+    # Looked at here too: stretched to [0, 1] they would be zeros.
+    return _finite(found).unflatten(2, grid)
+
+
+def _finite(maps: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    if not maps.isfinite().all():
+        raise InputError(
+            "attention must be finite",
+            got="a record with NaN or infinite maps",
+            remedy="capture it again, in float32 if half precision overflows",
+        )
+    return maps
 
 
 def _grid(record: AttentionRecord, method: DiffSegmenter) -> tuple[int, int]:
