@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffuseg.attention import RecordHeader, record
+from diffuseg.attention import AttentionRecord, RecordHeader, record
+from diffuseg.attention.captured import CapturedPass, Contents
 from diffuseg.errors import InputError
 from diffuseg.image import Image
 from diffuseg.methods.clicks import Clicks
@@ -172,9 +173,24 @@ def two_halves(hw=IMAGE_HW):
 
 @pytest.fixture(scope="module")
 def halves():
-    """A cell's queries and keys are random, so that colours decide."""
+    """An image whose queries, keys and colours are one thing on the left, another on the right."""
     method = Interactive(spread="likeness")
-    return method.prepare(recorded(method.needs(Model())), two_halves())
+    held = recorded(method.needs(Model()))
+    generator = torch.Generator().manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in held.layers:
+        height, width = held.grid(layer)
+        side = (torch.arange(height * width) % width >= width // 2).float()
+        way = torch.randn(2, layer.heads, 1, layer.width, generator=generator)
+        noise = torch.randn(layer.heads, len(side), layer.width, generator=generator)
+        tensors[layer.name] = (way[0] + side[:, None] * way[1] + 0.1 * noise)[None]
+    contents = Contents(
+        header=held.header,
+        layers=held.layers,
+        grids={one.name: held.grid(one) for one in held.layers},
+        passes=[CapturedPass(100, tensors, dict(tensors))],
+    )
+    return method.prepare(AttentionRecord(contents), two_halves())
 
 
 @pytest.mark.parametrize(
@@ -183,6 +199,8 @@ def halves():
         ({"boxes": (40, 0, 80, 48)}, False, True),
         ({"lines": [(5, 5), (30, 40)], "negative_lines": [(50, 5), (70, 40)]}, True, False),
         ({"lines": [(50, 5), (70, 40)], "negative_lines": [(5, 5), (30, 40)]}, False, True),
+        ({"points": (10, 20)}, True, False),
+        ({"points": (70, 20), "negative_points": (10, 20)}, False, True),
     ],
 )
 def test_likeness_keeps_to_what_is_alike(halves, clicks, left, right):
@@ -235,6 +253,7 @@ def test_settings_left_open_come_from_the_model():
         {"iterations": -1},
         {"threshold": 1.0},
         {"cells": 4},
+        {"reach": 0.0},
         {"cross_levels": (4,), "cross_weights": (0.7, 0.3)},
     ],
 )

@@ -171,6 +171,23 @@ class Clicks:
             return torch.zeros(grid[0] * grid[1], 0), torch.zeros(0, dtype=torch.bool)
         return torch.stack(columns, dim=1), torch.tensor(wanted)
 
+    def sparse(self, count: int) -> "Clicks":
+        """Return the marks with lines of at most `count` pixels, evenly along them.
+
+        Example:
+            >>> Clicks.read(lines=[(0, 0), (9, 0)]).sparse(3).marks[0].at
+            ((0, 0), (4, 0), (9, 0))
+        """
+        thinned = [
+            replace(
+                mark, at=tuple(mark.at[int(i)] for i in np.linspace(0, len(mark.at) - 1, count))
+            )
+            if mark.shape == "line" and len(mark.at) > count
+            else mark
+            for mark in self.marks
+        ]
+        return replace(self, marks=tuple(thinned))
+
     def covered(self, hw: tuple[int, int], grid: tuple[int, int]) -> Bool[Tensor, " n"]:
         """Return the cells in which marks lie, those of masks if they cover half.
 

@@ -32,6 +32,8 @@ SELECTED, REST = "selected", "rest"
 _TEMPLATE = "a photography of {} and other object and background"
 # Cells up to which, on a CPU, all products are multiplied out once rather than anew for each mark.
 _FOLDED_CELLS = 1600
+# Cells of a line that speak for all of it by likeness; the others are much like them.
+_STROKE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Interactive:
         iterations: How often maps are multiplied by it. 50. (For "attention".)
         threshold: Score, 0 to 1, that a pixel must exceed to be selected. 0.5; 0.35 for "likeness".
         cells: For "likeness": cells along the longer side of the image. 64.
+        reach: For "likeness": how unlike a mark the cells may be for which it speaks, as a squared
+            distance; two cells are 4 to 5 apart on average. 0.8.
         colour: For "likeness": whether colours count.
         cross_levels: For words: resolutions of cross-attention used, latent side over grid side.
             4 and 2.
@@ -80,6 +84,7 @@ class Interactive:
     iterations: int | None = None
     threshold: float | None = None
     cells: int | None = None
+    reach: float | None = None
     colour: bool = True
     cross_levels: tuple[int, ...] | None = None
     cross_weights: tuple[float, ...] | None = None
@@ -140,7 +145,7 @@ class Interactive:
             if words is not None:
                 planes = ops.minmax(words.T.unflatten(1, finest))
                 words = ops.resize(planes[None], grid)[0].flatten(1).T.cpu()
-            like = describe(record.rows(0), layers, grid, colours)
+            like = describe(record.rows(0), layers, grid, colours, reach=given(chosen.reach))
             return Prepared(
                 method=chosen, grid=grid, hw=hw, likeness=like, words=words, record=record
             )
@@ -198,6 +203,7 @@ class Interactive:
             "iterations": 50,
             "threshold": 0.5 if known.spread == "attention" else 0.35,
             "cells": 64,
+            "reach": 0.8,
             "cross_levels": (4, 2),
             "cross_weights": (0.7, 0.3),
             "template": _TEMPLATE,
@@ -274,7 +280,8 @@ class Prepared:
 
     def _by_likeness(self, clicks: Clicks) -> Float[Tensor, "2 n"]:
         """A map of what is wanted, which has gone by what is not already."""
-        seeds, wanted = clicks.only("point", "line").seeds(self.hw, self.grid)
+        strokes = clicks.only("point", "line").sparse(_STROKE)
+        seeds, wanted = strokes.seeds(self.hw, self.grid)
         areas, _ = clicks.only("box", "mask", positive=True).seeds(self.hw, self.grid)
         hints = None if self.words is None else self.words.amax(1)
         inside = areas.amax(1) if areas.shape[1] else None
@@ -450,6 +457,7 @@ def _check(method: Interactive) -> None:
             "threshold must be at least 0 and less than 1",
             method.threshold,
         ),
+        (method.reach is None or method.reach > 0, "reach must be positive", method.reach),
         (method.cells is None or 8 <= method.cells <= 512, "cells must be 8 to 512", method.cells),
         (
             weights is None or levels is None or len(weights) == len(levels),

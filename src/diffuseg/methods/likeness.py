@@ -8,7 +8,7 @@ its colours), and neighbours agree once more.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse
@@ -20,7 +20,6 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId
 
 _PER_TENSOR, _COMPONENTS = 32, 32  # principal components of one layer's queries, and of all
-_REACH = 1.0  # squared distance at which a seed's word counts 1/e; cells are 4 apart on average
 _RIDGE = 0.01  # how far off its own value a seed's cell may be
 _LINK_SHARPNESS = (2.0, 3.3)  # of features and colours, against the mean of neighbours
 _LEAST_LINK = 1e-5
@@ -38,12 +37,17 @@ class Likeness:
         features: What describes a cell to the seeds, of squared length 2 and a share of colour.
         judged: What the classifier sees.
         agree: Solves for the values on which neighbours and restarts agree.
+        reach: Squared distance at which a seed's word counts 1/e; two cells are 4 apart on average
+            (5 with colours).
+        answers: Its answers to cells pointed at before, since clicks come one by one.
     """
 
     grid: tuple[int, int]
     features: Float[Tensor, "n d"]
     judged: Float[Tensor, "n e"]
     agree: Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
+    reach: float
+    answers: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def select(
         self,
@@ -74,8 +78,8 @@ class Likeness:
     def _speak(self, seeds: Tensor, wanted: Tensor) -> Float[Tensor, " n"]:
         """Each seed's word, weighted so that seeds' own cells get their own value."""
         at = seeds.argmax(0)
-        apart = (self.features[:, None] - self.features[at]).square().sum(2)  # [n, k]
-        words = torch.exp(-apart / _REACH)
+        apart = torch.cdist(self.features, self.features[at]).square()  # [n, k]
+        words = torch.exp(-apart / self.reach)
         ridge = _RIDGE * torch.eye(len(at))
         weights = torch.linalg.solve(words[at] + ridge, wanted.float())
         return words @ weights
@@ -85,7 +89,11 @@ class Likeness:
         if not seeds.shape[1]:
             return found
         at = seeds.argmax(0)
-        answers = torch.from_numpy(self.agree(seeds.double().numpy())).float()
+        for cell in set(at.tolist()) - self.answers.keys():
+            seed = np.zeros(len(found))
+            seed[cell] = 1
+            self.answers[cell] = torch.from_numpy(self.agree(seed)).float()
+        answers = torch.stack([self.answers[cell] for cell in at.tolist()], 1)
         ridge = 1e-4 * torch.eye(len(at))
         missing = torch.linalg.solve(answers[at] + ridge, wanted.float() - found[at])
         return found + answers @ missing
@@ -111,6 +119,8 @@ def describe(
     layers: Sequence[LayerId],
     grid: tuple[int, int],
     colours: Float[Tensor, "1 3 H W"] | None = None,
+    *,
+    reach: float = 0.8,
 ) -> Likeness:
     """Describe the cells of an image.
 
@@ -119,6 +129,7 @@ def describe(
         layers: Self-attention layers whose queries and keys describe a cell.
         grid: Height and width of the grid, finer than the layers' if you like.
         colours: The image, 0 to 1; None: colour does not count.
+        reach: How unlike a seed the cells may be for which it speaks, see `Likeness`.
     """
     parts: list[Tensor] = []
     for layer in layers:
@@ -141,6 +152,7 @@ def describe(
         features=torch.cat([features, hues * 0.5**0.5], 1),
         judged=torch.cat([features, features[:, :8] ** 2, hues, hues**2, place], 1),
         agree=_solver([features, hues], grid),
+        reach=reach,
     )
 
 
