@@ -12,6 +12,7 @@ from diffuseg.train.grounding import (
     Tiles,
     attention,
     draw_mosaics,
+    edge_loss,
     find_words,
     grounding_loss,
     mosaic_loss,
@@ -154,3 +155,19 @@ def test_mosaics_move_as_a_whole() -> None:
     assert moved.clean.device.type == moved.allowed.device.type == "meta"
     assert moved.grid == one.grid
     assert replace(moved, top=0.5).top == 0.5
+
+
+def test_edges_cost_nothing_where_the_picture_has_them() -> None:
+    picture = torch.zeros(1, 4, 6, 6)
+    picture[..., 3:] = 3.0
+    along = torch.zeros(1, 6, 6, 2)
+    along[:, :, :3, 0] = along[:, :, 3:, 1] = 1.0
+    across = along.transpose(1, 2)
+    fitting, crossing = (edge_loss(one.flatten(1, 2), picture).item() for one in (along, across))
+    assert fitting == pytest.approx(0.0, abs=1e-6)
+    assert crossing > 0.2
+    # Where the picture has none, any border costs the same, wherever it runs.
+    plain = torch.zeros(1, 4, 6, 6)
+    assert edge_loss(along.flatten(1, 2), plain).item() == pytest.approx(
+        edge_loss(across.flatten(1, 2), plain).item()
+    )

@@ -72,7 +72,7 @@ def measure_query_probe(
     choose: tuple[int, int] = _CHOOSE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score the queries of one self-attention layer by nearest class means.
+    """Score the queries of one cross-attention layer, as OVDiff reads them, by nearest class means.
 
     Layer and timestep are chosen on a few scenes of train and val, then the means are taken over
     `number` scenes of train, and as many of test are scored.
@@ -80,7 +80,9 @@ def measure_query_probe(
     Returns:
         "miou", "miou_things", "layer", "timestep", and what each "choice" had on val.
     """
-    layers = [one.name for one in layers_of(model.unet) if one.kind == "self" and one.stage == "up"]
+    layers = [
+        one.name for one in layers_of(model.unet) if one.kind == "cross" and one.stage == "up"
+    ]
     known = _Recorded(model, layers, TIMESTEPS)
     some = [list(_first(split, seed, n)) for split, n in zip(("train", "val"), choose, strict=True)]
     choices = {
@@ -120,7 +122,7 @@ class _Recorded:
     def __init__(self, model: Diffusion, layers: list[str], timesteps: tuple[int, ...]) -> None:
         self._model = model
         self._needs = Needs(
-            timesteps=timesteps, kinds=("self",), layers=tuple(layers), prompt="empty"
+            timesteps=timesteps, kinds=("cross",), layers=tuple(layers), prompt="empty"
         )
         self._kept: dict[bytes, dict[tuple[str, int], Tensor]] = {}
 

@@ -241,7 +241,8 @@ def train_phase(
         for turn, (ask, held) in enumerate(zip(phase.grounding, tiles, strict=True)):
             mosaics = draw_mosaics(held, ask, key=(*key, turn)).to(accelerator.device)
             with accelerator.autocast():
-                found = found + ask.weight * mosaic_loss(model, mosaics, alphas)
+                rated = mosaic_loss(model, mosaics, alphas, edges=ask.edges)
+            found = found + ask.weight * rated
         loss = loss + found
         stepper.zero_grad(set_to_none=True)
         accelerator.backward(loss)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _STAGES = ("up_blocks.1", "up_blocks.2", "up_blocks.3")
 _COMPLETING = ".attentions.1."  # the layer iSeg refines with is one of these
 _TINY = 1e-6
+_NEIGHBOURS = tuple(
+    (down, across) for down in range(3) for across in range(-2, 3) if (down, across) > (0, 0)
+)
+_ALIKE = 0.5  # latents have unit variance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,10 +222,35 @@ def grounding_loss(shares: Float[Tensor, "b n k"], mosaics: Mosaics) -> Float[Te
     return -(inside + _TINY).log().mean() - (won + _TINY).log().mean()
 
 
+def edge_loss(shares: Float[Tensor, "b n k"], clean: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
+    """How often neighbours that look alike belong to different nouns (a gated CRF's energy).
+
+    Obukhov and others, Gated CRF Loss for Weakly Supervised Semantic Image Segmentation, 2019:
+    pairs within a few cells, weighed by how alike the latents are.
+    """
+    height, width = clean.shape[2:]
+    maps = shares.transpose(1, 2).unflatten(2, (height, width))
+    energy, total = shares.new_zeros(()), shares.new_zeros(())
+    for down, across in _NEIGHBOURS:
+        one = (slice(None), slice(None), slice(0, height - down))
+        two = (slice(None), slice(None), slice(down, height))
+        left = slice(max(0, -across), width - max(0, across))
+        right = slice(max(0, across), width - max(0, -across))
+        apart = (clean[*one, left] - clean[*two, right]).square().sum(1)
+        alike = (-apart / (2 * _ALIKE**2)).exp()
+        split = 1 - (maps[*one, left] * maps[*two, right]).sum(1)
+        energy = energy + (alike * split).sum()
+        total = total + alike.sum()
+    return energy / total
+
+
 def mosaic_loss(
-    network: "Denoiser", mosaics: Mosaics, alphas: Float[Tensor, " s"]
+    network: "Denoiser", mosaics: Mosaics, alphas: Float[Tensor, " s"], *, edges: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Show mosaics to a network and rate the attention of its decoder's fine blocks."""
+    """Show mosaics to a network and rate the attention of its decoder's fine blocks.
+
+    `edges` weighs `edge_loss`, which is taken on the finest grid.
+    """
     level = alphas[mosaics.timesteps][:, None, None, None]
     noisy = level.sqrt() * mosaics.clean + (1 - level).sqrt() * mosaics.noise
     visible = mosaics.tokens != network.end_id
@@ -236,8 +265,13 @@ def mosaic_loss(
         maps = maps.gather(2, places) * mosaics.named[:, None]  # [b, n, k]
         shares = maps / maps.sum(2, keepdim=True).clamp_min(_TINY)
         losses.append(grounding_loss(shares, mosaics))
+        fine = shares.shape[1] == noisy.shape[2] * noisy.shape[3]
+        if edges and fine:
+            losses[-1] = losses[-1] + edges * edge_loss(shares, mosaics.clean)
         for name, one in layers.items():
             if name.endswith("attn1") and _COMPLETING in name:
                 completed = attention(one, network.heads) @ shares
                 losses.append(grounding_loss(completed, mosaics))
+                if edges and fine:
+                    losses[-1] = losses[-1] + edges * edge_loss(completed, mosaics.clean)
     return torch.stack(losses).mean()

@@ -45,7 +45,7 @@ class GroundingRecipe:
     `batch` mosaics a step of `grid` rows and columns, or the other way round, at timesteps up to
     `last_timestep`, under the nouns of their captions and up to `most_absent` others. Every noun
     has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
-    the denoising one.
+    the denoising one, `edges` that of a share in it: neighbours that look alike belong together.
     """
 
     pictures: tuple[str, ...] = ("windows", "pairs")
@@ -55,6 +55,7 @@ class GroundingRecipe:
     most_absent: int = 4
     top: tuple[float, float] = (0.03, 0.12)
     weight: float = 0.3
+    edges: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,14 +147,35 @@ class DenoiserRecipe:
         ),
         PhaseRecipe(
             pictures="pairs",
-            steps=1700,
+            steps=1400,
             batch=8,
             learning_rate=6e-4,
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
-            last_rate=0.49,
+            last_rate=0.58,
             grounding=(GroundingRecipe(),),
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=1400,
+            batch=4,
+            learning_rate=5e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+            last_rate=0.05,
+            grounding=(
+                GroundingRecipe(batch=8, top=(0.02, 0.08), edges=1.0),
+                GroundingRecipe(
+                    pictures=("scenes",),
+                    grid=(1, 1),
+                    batch=2,
+                    most_absent=6,
+                    top=(0.01, 0.04),
+                    edges=1.0,
+                ),
+            ),
         ),
     )
 
