@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from diffuseg.eval.sweep import sweep as sweep
     from diffuseg.image import Image as Image
     from diffuseg.image import read_image as read_image
+    from diffuseg.interaction import Interaction as Interaction
+    from diffuseg.interaction import interact as interact
     from diffuseg.methods import METHODS as METHODS
     from diffuseg.methods import Attend as Attend
     from diffuseg.methods import Needs as Needs
@@ -43,6 +45,7 @@ _HOME = {
     "DiffusegError": "errors",
     "Image": "image",
     "InputError": "errors",
+    "Interaction": "interaction",
     "METHODS": "methods",
     "MissingExtra": "errors",
     "Needs": "methods",
@@ -54,6 +57,7 @@ _HOME = {
     "capture": "api",
     "estimate_bytes": "attention",
     "evaluate": "eval.runner",
+    "interact": "interaction",
     "intervene": "attention",
     "layers_of": "attention",
     "list_models": "backbones",
@@ -74,6 +78,7 @@ __all__ = [
     "DiffusegError",
     "Image",
     "InputError",
+    "Interaction",
     "MissingExtra",
     "Needs",
     "Region",
@@ -84,6 +89,7 @@ __all__ = [
     "capture",
     "estimate_bytes",
     "evaluate",
+    "interact",
     "intervene",
     "layers_of",
     "list_models",
