@@ -17,6 +17,7 @@ from diffuseg.train.grounding import (
     grounding_loss,
     mosaic_loss,
     read_tiles,
+    share_out,
     watch,
 )
 from diffuseg.train.recipe import DenoiserRecipe, GroundingRecipe
@@ -81,7 +82,7 @@ def shares_of(mosaics: Mosaics, *, right: bool) -> Tensor:
     down, across = mosaics.grid
     height, width = mosaics.clean.shape[2] // down, mosaics.clean.shape[3] // across
     planes = (mosaics.allowed == right) & mosaics.named[:, None]
-    first = nn.functional.one_hot(planes.int().argmax(2), planes.shape[2]).float()
+    first = nn.functional.one_hot(planes.int().argmax(2), planes.shape[2] + 1).float()
     grid = first.unflatten(1, (down, across))
     return grid.repeat_interleave(height, 1).repeat_interleave(width, 2).flatten(1, 2)
 
@@ -92,7 +93,7 @@ def test_loss_rewards_the_nouns_of_the_tile() -> None:
     mosaics = replace(mosaics, allowed=mosaics.allowed & (mosaics.allowed.cumsum(2) == 1))
     right, wrong = (shares_of(mosaics, right=one) for one in (True, False))
     even = mosaics.named[:, None].expand(-1, 128, -1).float()
-    even = even / even.sum(2, keepdim=True)
+    even = nn.functional.pad(even / even.sum(2, keepdim=True), (0, 1))
     losses = [grounding_loss(one, mosaics).item() for one in (right, even, wrong)]
     assert losses[0] == pytest.approx(0.0, abs=1e-4)
     assert losses[0] < losses[1] < losses[2]
@@ -103,7 +104,7 @@ def test_every_noun_has_to_win_pixels() -> None:
     mosaics = draw_mosaics(tiles_of(), recipe, key=(0,))
     one = shares_of(mosaics, right=True)  # all pixels to one of the two nouns
     both = one.clone()
-    both[:, :16] = both[:, :16].flip(2)
+    both[:, :16, :2] = both[:, :16, :2].flip(2)
     assert grounding_loss(both, mosaics).item() == pytest.approx(0.0, abs=1e-4)
     assert grounding_loss(one, mosaics).item() > 5
 
@@ -171,3 +172,22 @@ def test_edges_cost_nothing_where_the_picture_has_them() -> None:
     assert edge_loss(along.flatten(1, 2), plain).item() == pytest.approx(
         edge_loss(across.flatten(1, 2), plain).item()
     )
+
+
+def test_a_noun_alone_competes_with_the_other_words() -> None:
+    recipe = GroundingRecipe(grid=(1, 2), batch=6, single=1.0, top=(0.1, 0.1))
+    mosaics = draw_mosaics(tiles_of(), recipe, key=(2,))
+    assert mosaics.single.all()
+    assert (mosaics.named.sum(1) == 1).all()
+    length = mosaics.tokens.shape[1]
+    maps = torch.full((6, 128, length), 1 / length)
+    shares = share_out(maps, mosaics)
+    assert torch.allclose(shares[..., 0], torch.tensor(1 / length))
+    assert torch.allclose(shares.sum(2), torch.ones(6, 128))
+    # Nothing but the noun where its caption allows it, nothing of it elsewhere.
+    allowed = mosaics.allowed[:, :, 0].repeat_interleave(8, 1).repeat(1, 8).float()
+    right = torch.stack([allowed, 1 - allowed], dim=2)
+    if mosaics.grid == (2, 1):
+        right = right.unflatten(1, (8, 16)).transpose(1, 2).flatten(1, 2)
+    assert grounding_loss(right, mosaics).item() == pytest.approx(0.0, abs=1e-4)
+    assert grounding_loss(right.flip(2), mosaics).item() > 5

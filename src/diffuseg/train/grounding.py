@@ -65,7 +65,8 @@ class Mosaics:
 
     `columns` are the places of its nouns in its prompt; `allowed` says which of them the captions
     of each tile name. Where there are fewer nouns, False and column 0 fill the rest. `top` is the
-    share of a tile's pixels that every noun of its captions has to win.
+    share of a tile's pixels that every noun of its captions has to win. In a row that is `single`
+    one noun is asked for, which competes with the words around it.
     """
 
     clean: Float[Tensor, "b 4 h w"]
@@ -75,6 +76,7 @@ class Mosaics:
     columns: Int[Tensor, "b k"]
     named: Bool[Tensor, "b k"]
     allowed: Bool[Tensor, "b tiles k"]
+    single: Bool[Tensor, " b"]
     grid: tuple[int, int]
     top: float
 
@@ -124,11 +126,13 @@ def draw_mosaics(tiles: Tiles, recipe: GroundingRecipe, *, key: tuple[int, ...])
     prompts: list[list[int]] = []
     places: list[list[int]] = []
     allowed: list[Tensor] = []
-    for row in rows:
+    single = rng.random(recipe.batch) < recipe.single
+    for row, alone in zip(rows, single, strict=True):
         named = tiles.nouns[torch.from_numpy(row)]  # [tiles, classes]
         present = named.any(0).numpy()
         others = rng.permutation(np.flatnonzero(~present))[: rng.integers(recipe.most_absent + 1)]
         listed = rng.permutation(np.concatenate([np.flatnonzero(present), others]))
+        listed = listed[:1] if alone else listed
         opening = tiles.words.opening if rng.random() < 0.5 else ()
         prompt, at = _write(tiles.words, opening, tiles.words.nouns[listed].tolist())
         prompts.append(prompt)
@@ -147,6 +151,7 @@ def draw_mosaics(tiles: Tiles, recipe: GroundingRecipe, *, key: tuple[int, ...])
         allowed=torch.stack(
             [nn.functional.pad(one, (0, most - one.shape[1]), value=False) for one in allowed]
         ),
+        single=torch.from_numpy(single),
         grid=grid,
         top=float(rng.uniform(*recipe.top)),
     )
@@ -203,11 +208,20 @@ def attention(
     return scores.softmax(-1).mean(1)
 
 
-def grounding_loss(shares: Float[Tensor, "b n k"], mosaics: Mosaics) -> Float[Tensor, ""]:
+def share_out(maps: Float[Tensor, "b n t"], mosaics: Mosaics) -> Float[Tensor, "b n columns"]:
+    """What part of every pixel each noun has, and in single rows, last, all other words."""
+    places = mosaics.columns[:, None].expand(-1, maps.shape[1], -1)
+    nouns = maps.gather(2, places) * mosaics.named[:, None]
+    others = (1 - nouns.sum(2, keepdim=True)) * mosaics.single[:, None, None]
+    every = torch.cat([nouns, others], dim=2)
+    return every / every.sum(2, keepdim=True).clamp_min(_TINY)
+
+
+def grounding_loss(shares: Float[Tensor, "b n columns"], mosaics: Mosaics) -> Float[Tensor, ""]:
     """How far the nouns' shares of the pixels are from what the captions allow.
 
     Args:
-        shares: What part of every pixel each noun has; they add up to 1.
+        shares: What part of every pixel each noun has, and the other words; they add up to 1.
         mosaics: What was shown.
     """
     rows, columns = mosaics.grid
@@ -216,9 +230,10 @@ def grounding_loss(shares: Float[Tensor, "b n k"], mosaics: Mosaics) -> Float[Te
     cells = (rows, height // factor // rows, columns, width // factor // columns)
     parts = shares.unflatten(1, cells).transpose(2, 3)
     tiles = parts.flatten(3, 4).flatten(1, 2)  # [b, tiles, n / tiles, k]
-    inside = (tiles * mosaics.allowed[:, :, None]).sum(-1)
+    nouns, others = tiles[..., :-1], tiles[..., -1]
+    inside = (nouns * mosaics.allowed[:, :, None]).sum(-1) + others
     kept = max(1, round(mosaics.top * tiles.shape[2]))
-    won = tiles.topk(kept, dim=2).values.mean(2)[mosaics.allowed]
+    won = nouns.topk(kept, dim=2).values.mean(2)[mosaics.allowed]
     return -(inside + _TINY).log().mean() - (won + _TINY).log().mean()
 
 
@@ -261,9 +276,7 @@ def mosaic_loss(
         layers = {name: one for name, one in kept.items() if name.startswith(stage)}
         cross = [one for name, one in layers.items() if name.endswith("attn2")]
         maps = torch.stack([attention(one, network.heads, visible) for one in cross]).mean(0)
-        places = mosaics.columns[:, None].expand(-1, maps.shape[1], -1)
-        maps = maps.gather(2, places) * mosaics.named[:, None]  # [b, n, k]
-        shares = maps / maps.sum(2, keepdim=True).clamp_min(_TINY)
+        shares = share_out(maps, mosaics)
         losses.append(grounding_loss(shares, mosaics))
         fine = shares.shape[1] == noisy.shape[2] * noisy.shape[3]
         if edges and fine:

@@ -46,6 +46,7 @@ class GroundingRecipe:
     `last_timestep`, under the nouns of their captions and up to `most_absent` others. Every noun
     has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
     the denoising one, `edges` that of a share in it: neighbours that look alike belong together.
+    A share `single` of the mosaics is asked for one noun alone.
     """
 
     pictures: tuple[str, ...] = ("windows", "pairs")
@@ -56,6 +57,7 @@ class GroundingRecipe:
     top: tuple[float, float] = (0.03, 0.12)
     weight: float = 0.3
     edges: float = 0.0
+    single: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +160,7 @@ class DenoiserRecipe:
         ),
         PhaseRecipe(
             pictures="pairs",
-            steps=1400,
+            steps=1250,
             batch=4,
             learning_rate=5e-4,
             timestep_power=0.65,
@@ -166,7 +168,7 @@ class DenoiserRecipe:
             colorless=0.7,
             last_rate=0.05,
             grounding=(
-                GroundingRecipe(batch=8, top=(0.02, 0.08), edges=1.0),
+                GroundingRecipe(batch=8, top=(0.02, 0.08), edges=1.0, single=0.3),
                 GroundingRecipe(
                     pictures=("scenes",),
                     grid=(1, 1),
@@ -174,6 +176,7 @@ class DenoiserRecipe:
                     most_absent=6,
                     top=(0.01, 0.04),
                     edges=1.0,
+                    single=0.3,
                 ),
             ),
         ),
