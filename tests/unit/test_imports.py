@@ -20,7 +20,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"backbones", "methods"}),
     frozenset(
         {
-            *("api", "asking", "batch", "filtering", "image_labels", "interaction"),
+            *("api", "asking", "batch", "completion", "filtering", "image_labels", "interaction"),
             *("models", "segmenter"),
         }
     ),
