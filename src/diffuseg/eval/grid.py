@@ -12,7 +12,8 @@ from diffuseg.errors import InputError
 from diffuseg.methods import Method, Model, Needs, parse_settings, with_settings
 
 EACH = "each"
-"""As a value: every single one the model has, for the fields layers, self_layers, heads, levels."""
+"""As a value: every single one the model has, for the fields layers, self_layers,
+heads, self_heads, levels."""
 
 ANY = "any:"
 """Before parts joined with "+": every choice of one or more of them."""
@@ -264,7 +265,7 @@ def _each(
             return [(one.name,) for one in mine]
         case "levels":
             return [(factor,) for factor in sorted({one.factor for one in mine})]
-        case "heads":
+        case "heads" | "self_heads":
             return [(head,) for head in range(max((one.heads for one in mine), default=0))]
     raise InputError(
         '"each" stands for the single layers, heads or levels of a model',
