@@ -113,9 +113,9 @@ def test_the_loss_reaches_queries_keys_and_the_text_tower() -> None:
     torch.manual_seed(0)
     recipe = DenoiserRecipe(channels=(16, 16, 16, 16), heads=2, text_width=16, text_heads=2)
     network = Denoiser(recipe, TOKENIZER, side=16)
-    settings = GroundingRecipe(grid=(1, 2), batch=2)
+    settings = GroundingRecipe(grid=(1, 2), batch=2, edges=1.0, products=2, completing="all")
     mosaics = draw_mosaics(tiles_of(16), settings, key=(0,))
-    loss = mosaic_loss(network, mosaics, scaled_linear_alphas())
+    loss = mosaic_loss(network, mosaics, scaled_linear_alphas(), settings)
     loss.backward()
     assert loss.item() > 0
     block = network.unet.up_blocks[3].attentions[1].transformer_blocks[0]

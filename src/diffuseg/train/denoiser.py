@@ -219,7 +219,7 @@ def train_phase(
         # The fused kernel's backward pass in bf16 takes 40 % of a step on a CPU; products do not.
         model.unet.set_attn_processor(AttnProcessor())
     while step < phase.steps:
-        rate = phase.learning_rate * min(1.0, (step + 1) / settings.warmup)
+        rate = phase.learning_rate * min(1.0, (step + 1) / phase.warmup)
         rate *= 1 - (1 - phase.last_rate) * step / phase.steps
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -241,7 +241,7 @@ def train_phase(
         for turn, (ask, held) in enumerate(zip(phase.grounding, tiles, strict=True)):
             mosaics = draw_mosaics(held, ask, key=(*key, turn)).to(accelerator.device)
             with accelerator.autocast():
-                rated = mosaic_loss(model, mosaics, alphas, edges=ask.edges)
+                rated = mosaic_loss(model, mosaics, alphas, ask)
             found = found + ask.weight * rated
         loss = loss + found
         stepper.zero_grad(set_to_none=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffuseg.train.denoiser import Denoiser
 
 _STAGES = ("up_blocks.1", "up_blocks.2", "up_blocks.3")
-_COMPLETING = ".attentions.1."  # the layer iSeg refines with is one of these
+_MIDDLE = ".attentions.1."  # the layer iSeg refines with is one of these
 _TINY = 1e-6
 _NEIGHBOURS = tuple(
     (down, across) for down in range(3) for across in range(-2, 3) if (down, across) > (0, 0)
@@ -234,7 +234,9 @@ def grounding_loss(shares: Float[Tensor, "b n columns"], mosaics: Mosaics) -> Fl
     inside = (nouns * mosaics.allowed[:, :, None]).sum(-1) + others
     kept = max(1, round(mosaics.top * tiles.shape[2]))
     won = nouns.topk(kept, dim=2).values.mean(2)[mosaics.allowed]
-    return -(inside + _TINY).log().mean() - (won + _TINY).log().mean()
+    # Rows asked for nouns that are nowhere have none that could win.
+    missed = -(won + _TINY).log().sum() / max(1, won.numel())
+    return missed - (inside + _TINY).log().mean()
 
 
 def edge_loss(shares: Float[Tensor, "b n k"], clean: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
@@ -260,12 +262,9 @@ def edge_loss(shares: Float[Tensor, "b n k"], clean: Float[Tensor, "b 4 h w"]) -
 
 
 def mosaic_loss(
-    network: "Denoiser", mosaics: Mosaics, alphas: Float[Tensor, " s"], *, edges: float = 0.0
+    network: "Denoiser", mosaics: Mosaics, alphas: Float[Tensor, " s"], recipe: GroundingRecipe
 ) -> Float[Tensor, ""]:
-    """Show mosaics to a network and rate the attention of its decoder's fine blocks.
-
-    `edges` weighs `edge_loss`, which is taken on the finest grid.
-    """
+    """Show mosaics to a network and rate the attention of its decoder's fine blocks."""
     level = alphas[mosaics.timesteps][:, None, None, None]
     noisy = level.sqrt() * mosaics.clean + (1 - level).sqrt() * mosaics.noise
     visible = mosaics.tokens != network.end_id
@@ -275,16 +274,24 @@ def mosaic_loss(
     for stage in _STAGES:
         layers = {name: one for name, one in kept.items() if name.startswith(stage)}
         cross = [one for name, one in layers.items() if name.endswith("attn2")]
-        maps = torch.stack([attention(one, network.heads, visible) for one in cross]).mean(0)
-        shares = share_out(maps, mosaics)
-        losses.append(grounding_loss(shares, mosaics))
-        fine = shares.shape[1] == noisy.shape[2] * noisy.shape[3]
-        if edges and fine:
-            losses[-1] = losses[-1] + edges * edge_loss(shares, mosaics.clean)
-        for name, one in layers.items():
-            if name.endswith("attn1") and _COMPLETING in name:
-                completed = attention(one, network.heads) @ shares
-                losses.append(grounding_loss(completed, mosaics))
-                if edges and fine:
-                    losses[-1] = losses[-1] + edges * edge_loss(completed, mosaics.clean)
+        own = [
+            one
+            for name, one in layers.items()
+            if name.endswith("attn1") and (recipe.completing == "all" or _MIDDLE in name)
+        ]
+        shares = share_out(_mean_attention(cross, network.heads, visible), mosaics)
+        spreading = _mean_attention(own, network.heads)
+        rated = [shares]
+        for _ in range(recipe.products):
+            rated.append(spreading @ rated[-1])
+        for one in rated:
+            losses.append(grounding_loss(one, mosaics))
+            if recipe.edges and shares.shape[1] == noisy[0, 0].numel():
+                losses[-1] = losses[-1] + recipe.edges * edge_loss(one, mosaics.clean)
     return torch.stack(losses).mean()
+
+
+def _mean_attention(
+    layers: Sequence[Mapping[str, Tensor]], heads: int, mask: Bool[Tensor, "b m"] | None = None
+) -> Float[Tensor, "b n m"]:
+    return torch.stack([attention(one, heads, mask) for one in layers]).mean(0)

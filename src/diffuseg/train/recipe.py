@@ -46,7 +46,8 @@ class GroundingRecipe:
     `last_timestep`, under the nouns of their captions and up to `most_absent` others. Every noun
     has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
     the denoising one, `edges` that of a share in it: neighbours that look alike belong together.
-    A share `single` of the mosaics is asked for one noun alone.
+    A share `single` of the mosaics is asked for one noun alone. The same is asked of the maps after
+    each of `products` with the self-attention of the middle layer of a block, or of all its layers.
     """
 
     pictures: tuple[str, ...] = ("windows", "pairs")
@@ -58,6 +59,8 @@ class GroundingRecipe:
     weight: float = 0.3
     edges: float = 0.0
     single: float = 0.0
+    products: int = 1
+    completing: Literal["middle", "all"] = "middle"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +72,8 @@ class PhaseRecipe:
     skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss weight 1/alpha_bar.
     What a noun tells is of use where noise hides its thing, so lower powers and higher caps teach
     more of it. `colorless` is the share of captions whose colours are left out, so that the noun
-    alone has to find its thing. The learning rate falls in a straight line, to `last_rate` of
-    itself. `grounding` adds losses on mosaics.
+    alone has to find its thing. After `warmup` steps the learning rate falls in a straight
+    line, to `last_rate` of itself. `grounding` adds losses on mosaics.
     """
 
     pictures: Literal["crops", "windows", "pairs", "scenes"]
@@ -80,6 +83,7 @@ class PhaseRecipe:
     timestep_power: float = 0.85
     weight_cap: float = 5.0
     colorless: float = 0.0
+    warmup: int = 200
     last_rate: float = 0.1
     grounding: tuple[GroundingRecipe, ...] = ()
 
@@ -103,7 +107,6 @@ class DenoiserRecipe:
     open_share: float = 0.0
     constant_padding: float = 0.1
     ema: float = 0.9995
-    warmup: int = 200
     phases: tuple[PhaseRecipe, ...] = (
         PhaseRecipe(pictures="crops", steps=1900, batch=32, learning_rate=5e-4),
         PhaseRecipe(pictures="crops", steps=1500, batch=32, learning_rate=5e-4),
@@ -144,6 +147,7 @@ class DenoiserRecipe:
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
+            warmup=100,
             last_rate=0.82,
             grounding=(GroundingRecipe(grid=(2, 2), batch=4, most_absent=2),),
         ),
@@ -155,20 +159,26 @@ class DenoiserRecipe:
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
+            warmup=20,
             last_rate=0.58,
             grounding=(GroundingRecipe(),),
         ),
         PhaseRecipe(
             pictures="pairs",
-            steps=1250,
+            steps=200,
             batch=4,
             learning_rate=5e-4,
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
-            last_rate=0.05,
+            last_rate=0.848,
             grounding=(
-                GroundingRecipe(batch=8, top=(0.02, 0.08), edges=1.0, single=0.3),
+                GroundingRecipe(
+                    batch=8,
+                    top=(0.02, 0.08),
+                    edges=1.0,
+                    single=0.3,
+                ),
                 GroundingRecipe(
                     pictures=("scenes",),
                     grid=(1, 1),
@@ -177,6 +187,38 @@ class DenoiserRecipe:
                     top=(0.01, 0.04),
                     edges=1.0,
                     single=0.3,
+                ),
+            ),
+        ),
+        PhaseRecipe(
+            pictures="pairs",
+            steps=800,
+            batch=4,
+            learning_rate=4.2e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.7,
+            warmup=30,
+            last_rate=0.05,
+            grounding=(
+                GroundingRecipe(
+                    batch=6,
+                    top=(0.02, 0.08),
+                    edges=1.0,
+                    single=0.3,
+                    products=3,
+                    completing="all",
+                ),
+                GroundingRecipe(
+                    pictures=("scenes",),
+                    grid=(1, 1),
+                    batch=2,
+                    most_absent=6,
+                    top=(0.01, 0.04),
+                    edges=1.0,
+                    single=0.3,
+                    products=3,
+                    completing="all",
                 ),
             ),
         ),
