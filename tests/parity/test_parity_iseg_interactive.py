@@ -8,8 +8,7 @@ import torch
 
 from diffuseg import ops
 from diffuseg.methods.clicks import Clicks, Mark
-from diffuseg.methods.interactive import join_columns
-from diffuseg.methods.refinement import reduce_entropy, refine
+from diffuseg.methods.refinement import join_columns, reduce_entropy, refine
 
 SHAPES = {1: "point", 2: "line", 3: "box"}
 TEXT = 0

@@ -9,8 +9,8 @@ from diffuseg.attention.captured import CapturedPass, Contents
 from diffuseg.errors import InputError
 from diffuseg.image import Image
 from diffuseg.methods.clicks import Clicks
-from diffuseg.methods.interactive import Interactive, fold, join_columns
-from diffuseg.methods.refinement import minsum, reduce_entropy, refine
+from diffuseg.methods.interactive import Interactive
+from diffuseg.methods.refinement import fold, join_columns, minsum, reduce_entropy, refine
 from diffuseg.prompts import TokenSpan
 from support.models import CROSS_DIM, TOKENS, sd15
 

@@ -8,7 +8,6 @@ to spread, by likeness.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -19,10 +18,11 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
 from diffuseg.image import Image, to_tensor
+from diffuseg.methods.choosing import matches
 from diffuseg.methods.clicks import Clicks
 from diffuseg.methods.likeness import Likeness, describe
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.refinement import minsum, reduce_entropy, refine
+from diffuseg.methods.refinement import fold, join_columns, minsum, reduce_entropy, refine
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
@@ -308,59 +308,10 @@ class Prepared:
         return torch.where(seeds.amin(0) == seeds.amax(0), seeds, maps)
 
 
-def join_columns(maps: Float[Tensor, "n k"], wanted: Bool[Tensor, " k"]) -> Float[Tensor, "2 n"]:
-    """Return one map, 0 to 1, of what is wanted, and one of what is not.
-
-    Every map is scaled to a maximum of 1; then the mean of those of a kind, scaled once more.
-
-    Example:
-        >>> join_columns(torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([True, False]))
-        tensor([[1., 0.],
-                [0., 1.]])
-    """
-    unit = _unit(maps)
-    kinds = wanted.to(maps.device)
-    planes = [
-        unit[:, kinds].mean(1) if kinds.any() else torch.zeros_like(unit[:, 0]),
-        unit[:, ~kinds].mean(1) if not kinds.all() else torch.zeros_like(unit[:, 0]),
-    ]
-    return _unit(torch.stack(planes, 1)).T
-
-
-def fold(attention: Float[Tensor, "n n"], iterations: int) -> Float[Tensor, "n n"]:
-    """Return a matrix that does in one product what `refine` does in `iterations`.
-
-    Its rows sum to 1, so attention leaves a constant what it is, and to shift and scale a map
-    between products is to shift and scale the result: `refine(x)` is `minsum(fold @ x)` whatever
-    comes in between. Without the constant part, which is taken out of every row here, nothing is
-    left that rounding could lose the rest in.
-
-    Example:
-        >>> attention = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
-        >>> fold(attention, 2) @ torch.tensor([[1.0], [0.0]])
-        tensor([[ 0.0800],
-                [-0.0800]])
-    """
-    step = attention - attention.mean(0)
-    result = torch.eye(len(attention), dtype=attention.dtype, device=attention.device)
-    result = result - 1 / len(attention)
-    while iterations:
-        if iterations & 1:
-            result = result @ step
-        iterations >>= 1
-        if iterations:
-            step = step @ step
-    return result
-
-
-def _unit(maps: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    return maps / maps.amax(0).clamp_min(torch.finfo(torch.float32).tiny)
-
-
 def _self_layers(layers: Sequence[LayerId], method: Interactive) -> list[LayerId]:
     """The layers that are used, of those that there are."""
     patterns = method.self_layers
-    found = [one for one in layers if one.kind == "self" and _matches(one, patterns)]
+    found = [one for one in layers if one.kind == "self" and matches(one, patterns)]
     if not found:
         raise InputError(
             "self_layers must match self-attention layers",
@@ -432,10 +383,6 @@ def _check_finite(maps: Tensor) -> None:
             got="a record with NaN or infinite maps",
             remedy="capture it again, in float32 if half precision overflows",
         )
-
-
-def _matches(layer: LayerId, patterns: tuple[str, ...] | None) -> bool:
-    return patterns is None or any(fnmatchcase(layer.name, one) for one in patterns)
 
 
 def _check(method: Interactive) -> None:

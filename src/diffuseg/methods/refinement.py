@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 LogBase = Literal["10", "e"]
@@ -121,3 +121,52 @@ def minsum(maps: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
 def _minsum_rows(maps: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
     maps.sub_(maps.amin(1, keepdim=True))
     return maps.div_(maps.sum(1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny))
+
+
+def join_columns(maps: Float[Tensor, "n k"], wanted: Bool[Tensor, " k"]) -> Float[Tensor, "2 n"]:
+    """Return one map, 0 to 1, of what is wanted, and one of what is not.
+
+    Every map is scaled to a maximum of 1; then the mean of those of a kind, scaled once more.
+
+    Example:
+        >>> join_columns(torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([True, False]))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    unit = _unit(maps)
+    kinds = wanted.to(maps.device)
+    planes = [
+        unit[:, kinds].mean(1) if kinds.any() else torch.zeros_like(unit[:, 0]),
+        unit[:, ~kinds].mean(1) if not kinds.all() else torch.zeros_like(unit[:, 0]),
+    ]
+    return _unit(torch.stack(planes, 1)).T
+
+
+def fold(attention: Float[Tensor, "n n"], iterations: int) -> Float[Tensor, "n n"]:
+    """Return a matrix that does in one product what `refine` does in `iterations`.
+
+    Its rows sum to 1, so attention leaves a constant what it is, and to shift and scale a map
+    between products is to shift and scale the result: `refine(x)` is `minsum(fold @ x)` whatever
+    comes in between. Without the constant part, which is taken out of every row here, nothing is
+    left that rounding could lose the rest in.
+
+    Example:
+        >>> attention = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+        >>> fold(attention, 2) @ torch.tensor([[1.0], [0.0]])
+        tensor([[ 0.0800],
+                [-0.0800]])
+    """
+    step = attention - attention.mean(0)
+    result = torch.eye(len(attention), dtype=attention.dtype, device=attention.device)
+    result = result - 1 / len(attention)
+    while iterations:
+        if iterations & 1:
+            result = result @ step
+        iterations >>= 1
+        if iterations:
+            step = step @ step
+    return result
+
+
+def _unit(maps: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    return maps / maps.amax(0).clamp_min(torch.finfo(torch.float32).tiny)
