@@ -10,6 +10,7 @@ from diffuseg.train.denoiser import Denoiser, scaled_linear_alphas, tokenize
 from diffuseg.train.grounding import (
     Mosaics,
     Tiles,
+    alone_loss,
     attention,
     draw_mosaics,
     edge_loss,
@@ -82,7 +83,7 @@ def shares_of(mosaics: Mosaics, *, right: bool) -> Tensor:
     down, across = mosaics.grid
     height, width = mosaics.clean.shape[2] // down, mosaics.clean.shape[3] // across
     planes = (mosaics.allowed == right) & mosaics.named[:, None]
-    first = nn.functional.one_hot(planes.int().argmax(2), planes.shape[2] + 1).float()
+    first = nn.functional.one_hot(planes.int().argmax(2), planes.shape[2]).float()
     grid = first.unflatten(1, (down, across))
     return grid.repeat_interleave(height, 1).repeat_interleave(width, 2).flatten(1, 2)
 
@@ -93,7 +94,7 @@ def test_loss_rewards_the_nouns_of_the_tile() -> None:
     mosaics = replace(mosaics, allowed=mosaics.allowed & (mosaics.allowed.cumsum(2) == 1))
     right, wrong = (shares_of(mosaics, right=one) for one in (True, False))
     even = mosaics.named[:, None].expand(-1, 128, -1).float()
-    even = nn.functional.pad(even / even.sum(2, keepdim=True), (0, 1))
+    even = even / even.sum(2, keepdim=True)
     losses = [grounding_loss(one, mosaics).item() for one in (right, even, wrong)]
     assert losses[0] == pytest.approx(0.0, abs=1e-4)
     assert losses[0] < losses[1] < losses[2]
@@ -104,7 +105,7 @@ def test_every_noun_has_to_win_pixels() -> None:
     mosaics = draw_mosaics(tiles_of(), recipe, key=(0,))
     one = shares_of(mosaics, right=True)  # all pixels to one of the two nouns
     both = one.clone()
-    both[:, :16, :2] = both[:, :16, :2].flip(2)
+    both[:, :16] = both[:, :16].flip(2)
     assert grounding_loss(both, mosaics).item() == pytest.approx(0.0, abs=1e-4)
     assert grounding_loss(one, mosaics).item() > 5
 
@@ -113,7 +114,9 @@ def test_the_loss_reaches_queries_keys_and_the_text_tower() -> None:
     torch.manual_seed(0)
     recipe = DenoiserRecipe(channels=(16, 16, 16, 16), heads=2, text_width=16, text_heads=2)
     network = Denoiser(recipe, TOKENIZER, side=16)
-    settings = GroundingRecipe(grid=(1, 2), batch=2, edges=1.0, products=2, completing="all")
+    settings = GroundingRecipe(
+        grid=(1, 2), batch=2, edges=1.0, products=2, completing="all", alone=1
+    )
     mosaics = draw_mosaics(tiles_of(16), settings, key=(0,))
     loss = mosaic_loss(network, mosaics, scaled_linear_alphas(), settings)
     loss.backward()
@@ -174,20 +177,33 @@ def test_edges_cost_nothing_where_the_picture_has_them() -> None:
     )
 
 
-def test_a_noun_alone_competes_with_the_other_words() -> None:
-    recipe = GroundingRecipe(grid=(1, 2), batch=6, single=1.0, top=(0.1, 0.1))
+def test_a_noun_alone_has_to_find_what_it_has_among_others() -> None:
+    recipe = GroundingRecipe(grid=(1, 2), batch=6, alone=4)
     mosaics = draw_mosaics(tiles_of(), recipe, key=(2,))
-    assert mosaics.single.all()
-    assert (mosaics.named.sum(1) == 1).all()
-    length = mosaics.tokens.shape[1]
-    maps = torch.full((6, 128, length), 1 / length)
+    for part in (mosaics.clean, mosaics.noise, mosaics.timesteps):
+        assert len(part) == 10
+        assert torch.equal(part[6:], part[:4])
+    texts = TOKENIZER.batch_decode(mosaics.tokens, skip_special_tokens=True)
+    shares = torch.rand(6, 128, mosaics.columns.shape[1])
+    maps = torch.zeros(10, 128, mosaics.tokens.shape[1])
+    for row, (of, at) in enumerate(zip(mosaics.alone_of, mosaics.alone_at, strict=True)):
+        noun = mosaics.tokens[row, mosaics.columns[row, of]]
+        assert mosaics.named[row, of]
+        assert mosaics.tokens[6 + row, at] == noun
+        assert texts[6 + row].strip() in (word := TOKENIZER.decode([noun]), f"a photo of {word}")
+        maps[6 + row, :, at] = shares[row, :, of]
+    equal, other = (alone_loss(one, shares, mosaics).item() for one in (maps, maps.flip(1)))
+    assert equal < other
+    blank = alone_loss(maps, shares, draw_mosaics(tiles_of(), replace(recipe, alone=0), key=(2,)))
+    assert blank.item() == 0
+
+
+def test_shares_are_those_of_the_nouns_in_the_prompt() -> None:
+    mosaics = draw_mosaics(tiles_of(), GroundingRecipe(batch=3, alone=1), key=(5,))
+    maps = torch.rand(4, 128, mosaics.tokens.shape[1])
     shares = share_out(maps, mosaics)
-    assert torch.allclose(shares[..., 0], torch.tensor(1 / length))
-    assert torch.allclose(shares.sum(2), torch.ones(6, 128))
-    # Nothing but the noun where its caption allows it, nothing of it elsewhere.
-    allowed = mosaics.allowed[:, :, 0].repeat_interleave(8, 1).repeat(1, 8).float()
-    right = torch.stack([allowed, 1 - allowed], dim=2)
-    if mosaics.grid == (2, 1):
-        right = right.unflatten(1, (8, 16)).transpose(1, 2).flatten(1, 2)
-    assert grounding_loss(right, mosaics).item() == pytest.approx(0.0, abs=1e-4)
-    assert grounding_loss(right.flip(2), mosaics).item() > 5
+    assert torch.allclose(shares.sum(2), torch.ones(3, 128))
+    assert (shares.transpose(1, 2)[~mosaics.named] == 0).all()
+    first, second = mosaics.columns[0, :2]
+    ratio = shares[0, :, 0] / shares[0, :, 1]
+    assert torch.allclose(ratio, maps[0, :, first] / maps[0, :, second], rtol=1e-4)

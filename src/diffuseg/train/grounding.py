@@ -65,18 +65,20 @@ class Mosaics:
 
     `columns` are the places of its nouns in its prompt; `allowed` says which of them the captions
     of each tile name. Where there are fewer nouns, False and column 0 fill the rest. `top` is the
-    share of a tile's pixels that every noun of its captions has to win. In a row that is `single`
-    one noun is asked for, which competes with the words around it.
+    share of a tile's pixels that every noun of its captions has to win. The first mosaics come a
+    second time at the end, under one of their nouns alone: the one of `alone_of` in `columns`, at
+    place `alone_at` of the prompt.
     """
 
-    clean: Float[Tensor, "b 4 h w"]
-    noise: Float[Tensor, "b 4 h w"]
-    timesteps: Int[Tensor, " b"]
-    tokens: Int[Tensor, "b t"]
+    clean: Float[Tensor, "rows 4 h w"]
+    noise: Float[Tensor, "rows 4 h w"]
+    timesteps: Int[Tensor, " rows"]
+    tokens: Int[Tensor, "rows t"]
     columns: Int[Tensor, "b k"]
     named: Bool[Tensor, "b k"]
     allowed: Bool[Tensor, "b tiles k"]
-    single: Bool[Tensor, " b"]
+    alone_of: Int[Tensor, " a"]
+    alone_at: Int[Tensor, " a"]
     grid: tuple[int, int]
     top: float
 
@@ -126,32 +128,38 @@ def draw_mosaics(tiles: Tiles, recipe: GroundingRecipe, *, key: tuple[int, ...])
     prompts: list[list[int]] = []
     places: list[list[int]] = []
     allowed: list[Tensor] = []
-    single = rng.random(recipe.batch) < recipe.single
-    for row, alone in zip(rows, single, strict=True):
+    for row in rows:
         named = tiles.nouns[torch.from_numpy(row)]  # [tiles, classes]
         present = named.any(0).numpy()
         others = rng.permutation(np.flatnonzero(~present))[: rng.integers(recipe.most_absent + 1)]
         listed = rng.permutation(np.concatenate([np.flatnonzero(present), others]))
-        listed = listed[:1] if alone else listed
         opening = tiles.words.opening if rng.random() < 0.5 else ()
         prompt, at = _write(tiles.words, opening, tiles.words.nouns[listed].tolist())
         prompts.append(prompt)
         places.append(at)
         allowed.append(named[:, torch.from_numpy(listed)])
+    alone_of, alone_at = [], []
+    for prompt, at in list(zip(prompts, places, strict=True))[: recipe.alone]:
+        opening = tiles.words.opening if rng.random() < 0.5 else ()
+        alone_of.append(int(rng.integers(len(at))))
+        prompts.append(_write(tiles.words, opening, [prompt[at[alone_of[-1]]]])[0])
+        alone_at.append(len(prompts[-1]) - 1)
+    again = [*range(len(rows)), *range(len(alone_of))]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     longest = max(map(len, prompts)) + 1
     most = max(map(len, places))
     return Mosaics(
-        clean=clean,
-        noise=torch.randn(clean.shape, generator=generator),
-        timesteps=torch.from_numpy(rng.integers(recipe.last_timestep + 1, size=recipe.batch)),
+        clean=clean[again],
+        noise=torch.randn(clean.shape, generator=generator)[again],
+        timesteps=torch.from_numpy(rng.integers(recipe.last_timestep + 1, size=len(rows)))[again],
         tokens=torch.tensor([one + [tiles.words.end] * (longest - len(one)) for one in prompts]),
         columns=torch.tensor([one + [0] * (most - len(one)) for one in places]),
         named=torch.tensor([[True] * len(one) + [False] * (most - len(one)) for one in places]),
         allowed=torch.stack(
             [nn.functional.pad(one, (0, most - one.shape[1]), value=False) for one in allowed]
         ),
-        single=torch.from_numpy(single),
+        alone_of=torch.tensor(alone_of, dtype=torch.long),
+        alone_at=torch.tensor(alone_at, dtype=torch.long),
         grid=grid,
         top=float(rng.uniform(*recipe.top)),
     )
@@ -208,20 +216,29 @@ def attention(
     return scores.softmax(-1).mean(1)
 
 
-def share_out(maps: Float[Tensor, "b n t"], mosaics: Mosaics) -> Float[Tensor, "b n columns"]:
-    """What part of every pixel each noun has, and in single rows, last, all other words."""
+def share_out(maps: Float[Tensor, "rows n t"], mosaics: Mosaics) -> Float[Tensor, "b n k"]:
+    """What part of every pixel each of a mosaic's nouns has."""
     places = mosaics.columns[:, None].expand(-1, maps.shape[1], -1)
-    nouns = maps.gather(2, places) * mosaics.named[:, None]
-    others = (1 - nouns.sum(2, keepdim=True)) * mosaics.single[:, None, None]
-    every = torch.cat([nouns, others], dim=2)
-    return every / every.sum(2, keepdim=True).clamp_min(_TINY)
+    nouns = maps[: len(places)].gather(2, places) * mosaics.named[:, None]
+    return nouns / nouns.sum(2, keepdim=True).clamp_min(_TINY)
 
 
-def grounding_loss(shares: Float[Tensor, "b n columns"], mosaics: Mosaics) -> Float[Tensor, ""]:
+def alone_loss(
+    maps: Float[Tensor, "rows n t"], shares: Float[Tensor, "b n k"], mosaics: Mosaics
+) -> Float[Tensor, ""]:
+    """How far a noun's attention in a prompt of its own is from its share among other nouns."""
+    rows = torch.arange(len(mosaics.alone_of), device=maps.device)
+    found = maps[len(shares) + rows, :, mosaics.alone_at].clamp(_TINY, 1 - _TINY)
+    wanted = shares[rows, :, mosaics.alone_of].detach()
+    energy = wanted * found.log() + (1 - wanted) * (1 - found).log()
+    return -energy.sum() / max(1, energy.numel())
+
+
+def grounding_loss(shares: Float[Tensor, "b n k"], mosaics: Mosaics) -> Float[Tensor, ""]:
     """How far the nouns' shares of the pixels are from what the captions allow.
 
     Args:
-        shares: What part of every pixel each noun has, and the other words; they add up to 1.
+        shares: What part of every pixel each noun has; they add up to 1.
         mosaics: What was shown.
     """
     rows, columns = mosaics.grid
@@ -230,13 +247,10 @@ def grounding_loss(shares: Float[Tensor, "b n columns"], mosaics: Mosaics) -> Fl
     cells = (rows, height // factor // rows, columns, width // factor // columns)
     parts = shares.unflatten(1, cells).transpose(2, 3)
     tiles = parts.flatten(3, 4).flatten(1, 2)  # [b, tiles, n / tiles, k]
-    nouns, others = tiles[..., :-1], tiles[..., -1]
-    inside = (nouns * mosaics.allowed[:, :, None]).sum(-1) + others
+    inside = (tiles * mosaics.allowed[:, :, None]).sum(-1)
     kept = max(1, round(mosaics.top * tiles.shape[2]))
-    won = nouns.topk(kept, dim=2).values.mean(2)[mosaics.allowed]
-    # Rows asked for nouns that are nowhere have none that could win.
-    missed = -(won + _TINY).log().sum() / max(1, won.numel())
-    return missed - (inside + _TINY).log().mean()
+    won = tiles.topk(kept, dim=2).values.mean(2)[mosaics.allowed]
+    return -(inside + _TINY).log().mean() - (won + _TINY).log().mean()
 
 
 def edge_loss(shares: Float[Tensor, "b n k"], clean: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
@@ -279,15 +293,18 @@ def mosaic_loss(
             for name, one in layers.items()
             if name.endswith("attn1") and (recipe.completing == "all" or _MIDDLE in name)
         ]
-        shares = share_out(_mean_attention(cross, network.heads, visible), mosaics)
-        spreading = _mean_attention(own, network.heads)
+        maps = _mean_attention(cross, network.heads, visible)
+        shares = share_out(maps, mosaics)
+        spreading = _mean_attention(own, network.heads)[: len(shares)]
         rated = [shares]
         for _ in range(recipe.products):
             rated.append(spreading @ rated[-1])
         for one in rated:
             losses.append(grounding_loss(one, mosaics))
             if recipe.edges and shares.shape[1] == noisy[0, 0].numel():
-                losses[-1] = losses[-1] + recipe.edges * edge_loss(one, mosaics.clean)
+                losses[-1] = losses[-1] + recipe.edges * edge_loss(one, mosaics.clean[: len(one)])
+        if recipe.alone:
+            losses[-1] = losses[-1] + alone_loss(maps, shares, mosaics)
     return torch.stack(losses).mean()
 
 

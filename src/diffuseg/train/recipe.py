@@ -46,7 +46,8 @@ class GroundingRecipe:
     `last_timestep`, under the nouns of their captions and up to `most_absent` others. Every noun
     has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
     the denoising one, `edges` that of a share in it: neighbours that look alike belong together.
-    A share `single` of the mosaics is asked for one noun alone. The same is asked of the maps after
+    As many as `alone` come a second time under one noun, which has to find what it had among the
+    others. The same is asked of the maps after
     each of `products` with the self-attention of the middle layer of a block, or of all its layers.
     """
 
@@ -58,7 +59,7 @@ class GroundingRecipe:
     top: tuple[float, float] = (0.03, 0.12)
     weight: float = 0.3
     edges: float = 0.0
-    single: float = 0.0
+    alone: int = 0
     products: int = 1
     completing: Literal["middle", "all"] = "middle"
 
@@ -165,36 +166,9 @@ class DenoiserRecipe:
         ),
         PhaseRecipe(
             pictures="pairs",
-            steps=200,
+            steps=720,
             batch=4,
             learning_rate=5e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
-            last_rate=0.848,
-            grounding=(
-                GroundingRecipe(
-                    batch=8,
-                    top=(0.02, 0.08),
-                    edges=1.0,
-                    single=0.3,
-                ),
-                GroundingRecipe(
-                    pictures=("scenes",),
-                    grid=(1, 1),
-                    batch=2,
-                    most_absent=6,
-                    top=(0.01, 0.04),
-                    edges=1.0,
-                    single=0.3,
-                ),
-            ),
-        ),
-        PhaseRecipe(
-            pictures="pairs",
-            steps=800,
-            batch=4,
-            learning_rate=4.2e-4,
             timestep_power=0.65,
             weight_cap=10.0,
             colorless=0.7,
@@ -202,21 +176,21 @@ class DenoiserRecipe:
             last_rate=0.05,
             grounding=(
                 GroundingRecipe(
-                    batch=6,
+                    batch=5,
                     top=(0.02, 0.08),
                     edges=1.0,
-                    single=0.3,
+                    alone=2,
                     products=3,
                     completing="all",
                 ),
                 GroundingRecipe(
                     pictures=("scenes",),
                     grid=(1, 1),
-                    batch=2,
+                    batch=1,
                     most_absent=6,
                     top=(0.01, 0.04),
                     edges=1.0,
-                    single=0.3,
+                    alone=1,
                     products=3,
                     completing="all",
                 ),
@@ -279,27 +253,32 @@ class ClipRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VitRecipe:
-    """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels.
+    """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels, then on wholes.
 
-    A view shows `zoom` times its own size of a scene, turned by up to `turn` degrees. A share
-    between none and `most_hidden` of its patches is hidden; the gradients in `window` x `window`
-    patches around every patch are foretold. AdamW with warm-up and cosine decay; `ema` averages
-    the weights.
+    The regions of `scenes` scenes are clustered, `shapes` clusters of silhouettes and `textures` of
+    the rest; a share `typical` of the silhouettes keeps its name. A view shows `zoom` times its own
+    size of a scene, turned by up to `turn` degrees; the last share `whole` of the steps shows as
+    much as a scene has, fewer views a step. Muon for the layers, at `muon` times the rate of AdamW
+    for the rest, with warm-up and cosine decay; `ema` averages the weights.
     """
 
     size: int = 256
     patch: int = 16
     width: int = 128
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
+    scenes: int = 3000
+    shapes: int = 40
+    textures: int = 16
+    typical: float = 0.85
     crop: int = 128
-    zoom: tuple[float, float] = (0.7, 1.4)
+    zoom: tuple[float, float] = (0.8, 1.4)
     turn: float = 20.0
-    most_hidden: float = 0.6
-    window: int = 5
-    steps: int = 3000
+    whole: float = 0.2
+    steps: int = 1500
     batch: int = 32
     learning_rate: float = 1e-3
+    muon: float = 20.0
     warmup: int = 50
     weight_decay: float = 0.05
     ema: float = 0.99
