@@ -59,7 +59,12 @@ def capture_batch(
     pixels = torch.cat([to_tensor(job.image, jobs[0].hw) for job in jobs])  # [b, 3, H, W]
     if isinstance(model, Features):
         return _through_vit(jobs, pixels, model)
-    return _through_unet(jobs, pixels, model, needs, seed)
+    shots = _through_unet(jobs, pixels, model, needs, seed)
+    if not needs.picture:
+        return shots
+    seen = (pixels * 255).round().to(torch.uint8)
+    pairs = zip(shots, seen, strict=True)
+    return [replace(shot, record=shot.record.with_picture(one)) for shot, one in pairs]
 
 
 def _through_unet(

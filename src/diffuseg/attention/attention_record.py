@@ -12,7 +12,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffuseg import ops
@@ -309,6 +309,15 @@ class AttentionRecord:
         """
         patterns = as_tuple(layers, str, "layers must be a pattern on module paths, or several")
         return AttentionRecord(self._contents.only(patterns, steps))
+
+    @property
+    def picture(self) -> UInt8[Tensor, "3 H W"] | None:
+        """The picture as the model saw it, where it was asked for."""
+        return self._contents.picture
+
+    def with_picture(self, picture: UInt8[Tensor, "3 H W"]) -> "AttentionRecord":
+        """Return the same record with the picture the model saw; tensors are shared."""
+        return AttentionRecord(replace(self._contents, picture=picture))
 
     def with_header(self, header: RecordHeader) -> "AttentionRecord":
         """Return the same record under another header; tensors are shared, not copied."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import metadata
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from diffuseg.attention.layers import LayerId
@@ -187,6 +187,7 @@ class Contents:
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)
     passes: list[CapturedPass] = field(default_factory=list)
     reduced: list[ReducedMap] = field(default_factory=list)
+    picture: UInt8[Tensor, "3 H W"] | None = None
 
     @property
     def timesteps(self) -> tuple[int | float, ...]:

@@ -1,8 +1,8 @@
 """The file of a record: one safetensors file with a header that can be read without this library.
 
-Tensors are named "PASS/LAYER/q", "PASS/LAYER/k", "PASS/LAYER/bias", "PASS/feature/PATH" and
-"reduced/NUMBER"; the metadata holds the header, the layers with their grids, the timesteps and the
-reduced maps as JSON.
+Tensors are named "PASS/LAYER/q", "PASS/LAYER/k", "PASS/LAYER/bias", "PASS/feature/PATH",
+"reduced/NUMBER" and "picture"; the metadata holds the header, the layers with their grids, the
+timesteps and the reduced maps as JSON.
 """
 
 import json
@@ -37,6 +37,8 @@ def write_record(path: str | os.PathLike[str], record: Contents) -> None:
             tensors[f"{number}/feature/{feature}"] = tensor
     for number, mean in enumerate(record.reduced):
         tensors[f"reduced/{number}"] = mean.values
+    if record.picture is not None:
+        tensors["picture"] = record.picture
     metadata = {
         "format": FORMAT,
         "header": asdict(record.header),
@@ -120,6 +122,7 @@ def _parse(metadata: Mapping, tensors: dict[str, Tensor]) -> Contents:
         ReducedMap(**_tuples(entry), values=tensors.pop(f"reduced/{number}"))
         for number, entry in enumerate(metadata["reduced"])
     ]
+    picture = tensors.pop("picture", None)
     for name, tensor in tensors.items():
         number, _, rest = name.partition("/")
         one = passes[int(number)]
@@ -133,7 +136,12 @@ def _parse(metadata: Mapping, tensors: dict[str, Tensor]) -> Contents:
     header["tokens"] = tuple(tuple(row) for row in header["tokens"])
     header["spans"] = tuple(TokenSpan(**_tuples(span)) for span in header["spans"])
     return Contents(
-        header=RecordHeader(**header), layers=layers, grids=grids, passes=passes, reduced=reduced
+        header=RecordHeader(**header),
+        layers=layers,
+        grids=grids,
+        passes=passes,
+        reduced=reduced,
+        picture=picture,
     )
 
 

@@ -43,7 +43,7 @@ class Setting:
         needs = self.needs
         return (
             *(needs.prompt, needs.template, needs.continued, needs.reading, needs.dialect),
-            *(needs.background, needs.noise, needs.heads),
+            *(needs.background, needs.noise, needs.picture, needs.heads),
             *(needs.emphasis, needs.emphasis_on, needs.emphasis_rule),
         )
 

@@ -18,6 +18,7 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_levels
+from diffuseg.methods.edges import follow_edges
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.prompts import TEMPLATE
@@ -55,6 +56,8 @@ class Attend:
         background: "none": every pixel belongs to a class. "threshold": pixels where no class
             scores `threshold` are background. "words": `background_words` stand for it.
         threshold: Score of the background, in units of the normalised maps.
+        edges: Radius, in pixels the model sees, of the guided filter that lets class maps follow
+            the picture's edges (ours). 0: none, as in the papers. 0.
         background_words: Words for what may surround the classes, such as "sky" and "grass".
 
     Raises:
@@ -78,6 +81,7 @@ class Attend:
     temperature: float = 1.0
     background: Literal["none", "threshold", "words"] = "none"
     threshold: float = 0.4
+    edges: int | None = None
     background_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class Attend:
             prompt=given(chosen.prompt),
             template=given(chosen.template),
             background=self.background_words if self.background == "words" else (),
+            picture=given(chosen.edges) > 0,
         )
 
     def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
@@ -133,6 +138,7 @@ class Attend:
 
         # 4. Make classes comparable
         maps = _normalised(maps, given(chosen.normalise), chosen.temperature)
+        maps = follow_edges(record, maps, given(chosen.edges))
 
         # 5. A constant score for the background
         if chosen.background == "threshold":
@@ -162,7 +168,13 @@ class Attend:
         if known.normalise is None:
             threshold = known.background == "threshold"
             known = replace(known, normalise="minmax" if threshold else "none")
-        general = {"timestep": 100, "prompt": "joint", "template": TEMPLATE, "refine": 0}
+        general = {
+            "timestep": 100,
+            "prompt": "joint",
+            "template": TEMPLATE,
+            "refine": 0,
+            "edges": 0,
+        }
         return with_preset(known, general)
 
 
@@ -304,6 +316,7 @@ def _normalised(
 def _check(method: Attend) -> None:
     levels, weights = method.levels, method.weights
     check_settings(
+        (method.edges is None or method.edges >= 0, "edges must be 0 or more", method.edges),
         (
             method.timestep is None or method.timestep >= 0,
             "timestep must be 0 or more",

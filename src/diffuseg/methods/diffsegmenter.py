@@ -20,6 +20,7 @@ from diffuseg.errors import InputError
 from diffuseg.methods.attend import BACKGROUND, best_plane
 from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_levels
 from diffuseg.methods.completing import complete, fuse_levels
+from diffuseg.methods.edges import follow_edges
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.methods.wording import PREFIXES
@@ -61,6 +62,8 @@ class DiffSegmenter:
             the word, as the authors' code does.
         emphasis: Weight of the class word, w: its vector z becomes e + w (z - e), e being the empty
             prompt's. 1.21 ("++").
+        edges: Radius, in pixels the model sees, of the guided filter that lets class maps follow
+            the picture's edges (ours). 0: none, as in the papers. 0.
         background: "threshold": pixels where no class scores `threshold` are background. "none":
             every pixel belongs to a class. "threshold".
         threshold: Score of the background, where each class's map runs from 0 to 1. 0.45 (ours; the
@@ -90,6 +93,7 @@ class DiffSegmenter:
     tokens: Literal["words", "attributes", "voc12", "voc10", "coco"] | None = None
     legacy_coco_ing: bool = False
     emphasis: float | None = None
+    edges: int | None = None
     background: Literal["threshold", "none"] | None = None
     threshold: float | None = None
     calibration: tuple[str, ...] = ()
@@ -116,6 +120,7 @@ class DiffSegmenter:
             continued=given(chosen.caption),
             reading="coco-legacy" if legacy else given(chosen.tokens),
             emphasis=given(chosen.emphasis),
+            picture=given(chosen.edges) > 0,
         )
 
     def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
@@ -146,6 +151,7 @@ class DiffSegmenter:
         for (row, slot), (name, _) in places.items():
             found[name].append(total[row, slot])
         maps = torch.stack([torch.stack(one).mean(dim=0) for one in found.values()]) / len(steps)
+        maps = follow_edges(record, maps, given(chosen.edges))
 
         # 3. At the user's size each class's map runs from 0 to 1; the background is a constant
         size = record.header.image_hw or record.header.input_hw or hw
@@ -183,6 +189,7 @@ class DiffSegmenter:
             "template": prefix + "{}",
             "caption": False,
             "emphasis": 1.21,
+            "edges": 0,
             "background": "threshold",
             "threshold": 0.45,
         }
@@ -336,6 +343,7 @@ def _check(method: DiffSegmenter) -> None:
     steps, levels, weights = method.timesteps, method.levels, method.weights
     numbers = weights if isinstance(weights, tuple) else None
     check_settings(
+        (method.edges is None or method.edges >= 0, "edges must be 0 or more", method.edges),
         (
             steps is None or (min(steps, default=-1) >= 0 and len(set(steps)) == len(steps)),
             "timesteps must be 0 or more, each named once",

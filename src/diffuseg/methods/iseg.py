@@ -19,6 +19,7 @@ from diffuseg.methods.attend import BACKGROUND
 from diffuseg.methods.choosing import choose_cross, matches
 from diffuseg.methods.dialects import Wording
 from diffuseg.methods.divergence import Precision
+from diffuseg.methods.edges import follow_edges
 from diffuseg.methods.iseg_maps import (
     Reading,
     check_heads,
@@ -88,6 +89,8 @@ class ISeg:
         normalise: How maps of different classes are made comparable. "minmax" (the authors'): each
             to [0, 1]. "sum": each has a minimum of 0 and the same total. "none": no map is shifted
             or scaled while it is refined. "minmax".
+        edges: Radius, in pixels the model sees, of the guided filter that lets class maps follow
+            the picture's edges (ours). 0: none, as in the papers. 0.
         background: "square": it scores (1 - s) squared where s is the best class's score.
             "threshold": pixels where no class scores `threshold`. "none": every pixel belongs to a
             class. "square".
@@ -122,6 +125,7 @@ class ISeg:
     log_base: LogBase = "10"
     iterations: int | None = None
     normalise: Literal["minmax", "sum", "none"] | None = None
+    edges: int | None = None
     background: Background | None = None
     threshold: float | None = None
 
@@ -144,6 +148,7 @@ class ISeg:
             dialect=chosen.profile and profile_texts(chosen.profile, legacy=legacy)[1],
             emphasis=given(chosen.gamma),
             emphasis_rule="key" if self.scale == "key" else "scale",
+            picture=given(chosen.edges) > 0,
         )
 
     def __call__(self, record: AttentionRecord, *, scores: bool = False) -> Segmentation:
@@ -185,6 +190,7 @@ class ISeg:
                 remedy="capture it again, in float32 if half precision overflows",
             )
         maps = _spread(maps, attention, chosen).T.unflatten(1, hw)  # [k, h, w]
+        maps = follow_edges(record, maps, given(chosen.edges))
 
         # 3. The best class, or the background, at each pixel of the user's image
         header = record.header
@@ -221,6 +227,7 @@ class ISeg:
             "clusters": 32,
             **{**ISEG_PRESETS["pseudo-mask-voc"], "heads": "all"},
             "normalise": "minmax",
+            "edges": 0,
             "threshold": 0.45,
         }
         known = self
@@ -310,6 +317,7 @@ def _heads_fit(heads: object) -> bool:
 def _check(method: ISeg) -> None:
     levels, weights, threshold = method.levels, method.weights, method.threshold
     check_settings(
+        (method.edges is None or method.edges >= 0, "edges must be 0 or more", method.edges),
         (
             method.profile is None or method.profile in get_args(Profile),
             f"the profile must be one of {', '.join(get_args(Profile))}",

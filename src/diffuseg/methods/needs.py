@@ -38,6 +38,7 @@ class Needs:
         dialect: How classes are called in prompts, and which of their tokens count; with "joint".
         background: Words recorded beside the user's classes, as one class named "background".
         noise: Whether noise is added at the timestep, or the clean latents are shown.
+        picture: Whether the picture itself is kept beside its attention.
         emphasis: How strongly some tokens of a prompt count, w; 1 leaves them alone.
         emphasis_on: "classes": the tokens that name classes (the nouns, with a caption). "start":
             the start token.
@@ -66,6 +67,7 @@ class Needs:
     dialect: Dialect | None = None
     background: tuple[str, ...] = ()
     noise: bool = True
+    picture: bool = False
     emphasis: float = 1.0
     emphasis_on: Literal["classes", "start"] = "classes"
     emphasis_rule: Literal["blend", "scale", "key"] = "blend"

@@ -5,7 +5,7 @@ caption only. Here several pictures are set together and shown under the nouns o
 some more, at the noise levels segmentation uses. What is known of a pixel then is which caption it
 lies under, so its attention must go to the nouns of that caption (a loss on sets of labels), and
 every noun of a caption must win some pixels of its picture (multiple-instance learning). The same
-is asked of the maps after one product with the self-attention, which has to keep together what
+is asked of the maps after products with the self-attention, which has to keep together what
 belongs together.
 """
 
