@@ -29,6 +29,7 @@ from diffuseg.train.recipe import (
     CaptionerRecipe,
     ClipRecipe,
     DenoiserRecipe,
+    GroundingRecipe,
     MiniRecipe,
     PhaseRecipe,
     PrimingRecipe,
@@ -76,7 +77,13 @@ TOY = MiniRecipe(
         text_heads=2,
         phases=(
             PhaseRecipe(pictures="crops", steps=3, batch=2, learning_rate=1e-3),
-            PhaseRecipe(pictures="scenes", steps=2, batch=2, learning_rate=1e-3),
+            PhaseRecipe(
+                pictures="scenes",
+                steps=2,
+                batch=2,
+                learning_rate=1e-3,
+                grounding=(GroundingRecipe(pictures=("crops",), batch=1, alone=1, edges=1.0),),
+            ),
         ),
     ),
 )
