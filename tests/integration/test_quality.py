@@ -76,7 +76,7 @@ def test_probe_of_queries_chooses_a_layer(model):
         max(found["choices"].values())
         == found["choices"][f"{found['layer']} at {found['timestep']}"]
     )
-    extract = query_extract(model, found["layer"], found["timestep"])
+    extract = query_extract(model, found["layer"], found["timestep"], kind="cross")
     scenes = Scenes("train", seed=1), Scenes("test", seed=1)
     alone = nearest_prototype_probe(extract, *([one[0], one[1]] for one in scenes))
     assert found["miou"] == pytest.approx(alone.miou, abs=0.01)
