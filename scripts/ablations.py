@@ -88,7 +88,10 @@ def measure_curves(options: argparse.Namespace) -> None:
 
 
 def measure_papers(options: argparse.Namespace) -> None:
-    """Measure the tables of methods that look for classes; every pixel of a scene has one."""
+    """Measure the tables of methods that look for classes; every pixel of a scene has one.
+
+    Without the guided filter, which is not the papers' and hides what they vary.
+    """
     from diffuseg.eval.ablation import ablate
     from diffuseg.methods import METHODS
 
@@ -98,7 +101,7 @@ def measure_papers(options: argparse.Namespace) -> None:
             name,
             ablate,
             "scenes",
-            method=METHODS[name](background="none"),  # type: ignore[call-arg]
+            method=METHODS[name](background="none", edges=0),  # type: ignore[call-arg]
             model=options.model,
             split="val",
             limit=options.papers,

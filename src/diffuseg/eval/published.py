@@ -207,7 +207,7 @@ _DIFFSEG = {
     "timesteps": vary("Noise level, t", "timestep", (1, 100, 200, 300, 400, 500)),
     "anchors": vary("Anchors a side, M", "anchors", (4, 8, 16, 32)),
     "rounds": vary("Rounds of merging, N", "rounds", (2, 3, 4, 5, 6, 7)),
-    "tau": vary("Threshold, tau", "tau", (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4)),
+    "tau": vary("Threshold, tau", "tau", (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)),
 }
 
 TABLES: dict[str, dict[str, Table]] = {

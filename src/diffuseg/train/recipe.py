@@ -361,7 +361,7 @@ PRESET: dict[str, dict[str, object]] = {
     "class-filter": {"share": 0.4, "caption_share": 0.1},
     "diffseg": {
         "timestep": 300,
-        "weights": [0.4, 0.4, 0.2, 0.0],
+        "weights": [0.5, 0.5, 0.0, 0.0],
         "tau": "auto",
         "assign": "nearest",
     },
@@ -372,9 +372,8 @@ PRESET: dict[str, dict[str, object]] = {
 
 Where its words find their pixels best: chosen on 12 to 16 validation scenes among timesteps,
 levels, strengths and numbers of refinements. Every pixel of a scene has a class, so none of these
-looks for a background. For `diffseg`, the best of two timesteps and four weightings there; its
-threshold comes from the image and so outlives a training. For `kmeans`, the mean number of classes
-of a scene.
+looks for a background. For `diffseg`, the best of two timesteps and four weightings; its
+threshold comes from the image. For `kmeans`, the mean number of classes of a scene.
 """
 
 VIT_PRESET: dict[str, dict[str, object]] = {"dinoseg": {"tau": "auto", "assign": "nearest"}}
