@@ -22,13 +22,13 @@ def planted(k, *, sharp, noise, seed=0):
 
 def by_definition(values):
     """The split of least variance within, every one tried, in the roots."""
-    roots = values.clamp_min(0).double().pow(1 / 3).sort().values
+    roots = values.clamp_min(0).double().pow(1 / 2).sort().values
     within = [
         float(roots[:at].var(correction=0) * at + roots[at:].var(correction=0) * (len(roots) - at))
         for at in range(1, len(roots))
     ]
     at = min(range(len(within)), key=within.__getitem__)
-    return float((roots[at] + roots[at + 1]) / 2) ** 3
+    return float((roots[at] + roots[at + 1]) / 2) ** 2
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,8 +9,8 @@ LEAST_TAU = 0.02
 their mass. On the miniature no two maps of an image of one colour were further apart than 0.06, and
 the threshold found in 40 scenes never below 0.036."""
 
-# Near zero a divergence is a sum of squares of differences: its root is a distance, and the two kinds
-# of pairs have spreads of like size, the case that splitting by variance is made for.
+# Near zero a divergence is a sum of squares of differences: its root is a distance, and the two
+# kinds of pairs have spreads of like size, the case that splitting by variance is made for.
 _POWER = 1 / 2
 
 
@@ -23,10 +23,10 @@ def automatic_tau(apart: Float[Tensor, "..."]) -> float:
     divergences 50 times as large give a threshold 50 times as large. Not below `LEAST_TAU`, which
     is also what comes of divergences that are all the same.
 
-    On 10 validation scenes, per-image matching, with the miniature's weights and assignment: accuracy
-    and mIoU 96.7 / 80.9, where the best of eight fixed thresholds (0.8) had 96.7 / 80.8. Plain
-    divergences had 92.0 / 48.7, and cube roots 95.6 / 68.9; on an early miniature, whose attention
-    was flatter by far, these had been as good as square roots.
+    On 10 validation scenes, per-image matching, with the miniature's weights and assignment:
+    accuracy and mIoU 96.7 / 80.9, where the best of eight fixed thresholds (0.8) had 96.7 / 80.8.
+    Plain divergences had 92.0 / 48.7, and cube roots 95.6 / 68.9; on an early miniature, whose
+    attention was flatter by far, these had been as good as square roots.
 
     Args:
         apart: Divergences of pairs of maps; NaN, and numbers below 0 by rounding, are allowed.
