@@ -17,8 +17,10 @@ from torch import Tensor
 from diffuseg import ops
 from diffuseg.attention import AttentionRecord, layers_of
 from diffuseg.errors import InputError
+from diffuseg.methods.checking import recorded_classes
 from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_levels
 from diffuseg.methods.edges import follow_edges
+from diffuseg.methods.labelling import take_highest
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
 from diffuseg.prompts import TEMPLATE
@@ -212,30 +214,13 @@ def best_plane(
         >>> best_plane(iter([torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])]))[0].tolist()
         [[0, 1]]
     """
-    kept: list[Tensor] = []
-    labels, best = torch.zeros(0), torch.zeros(0)
-    for index, plane in enumerate(planes):
-        if keep:
-            kept.append(plane)
-        if index == 0:
-            labels, best = torch.zeros_like(plane, dtype=torch.int32), plane
-            continue
-        better = plane > best
-        labels[better] = index
-        best = torch.where(better, plane, best)
+    labels, _, kept = take_highest(planes, keep=keep)
     held = torch.stack(kept).cpu().numpy() if keep else None
     return labels.cpu().numpy(), held
 
 
 def _names_of(record: AttentionRecord, method: Attend) -> tuple[str, ...]:
-    named = {span.name for span in record.header.spans}
-    names = tuple(name for name in record.header.names if name in named)
-    if not names:
-        raise InputError(
-            "the record must say which tokens name which class",
-            got=f"a record of {record.header.model or 'an unnamed model'} without classes",
-            remedy="capture it with classes: capture(image, model, needs, classes=...)",
-        )
+    names = recorded_classes(record)
     if method.background == "words":
         if BACKGROUND not in names:
             raise InputError(

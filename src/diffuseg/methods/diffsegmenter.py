@@ -18,6 +18,7 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods.attend import BACKGROUND, best_plane
+from diffuseg.methods.checking import check_finite, recorded_classes
 from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_levels
 from diffuseg.methods.completing import complete, fuse_levels
 from diffuseg.methods.edges import follow_edges
@@ -261,12 +262,7 @@ def _class_maps(
 
 
 def _finite(maps: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    if not maps.isfinite().all():
-        raise InputError(
-            "attention must be finite",
-            got="a record with NaN or infinite maps",
-            remedy="capture it again, in float32 if half precision overflows",
-        )
+    check_finite(maps)
     return maps
 
 
@@ -309,14 +305,7 @@ def _planes(
 
 
 def _names_of(record: AttentionRecord, method: DiffSegmenter) -> tuple[str, ...]:
-    named = {span.name for span in record.header.spans}
-    names = tuple(name for name in record.header.names if name in named)
-    if not names:
-        raise InputError(
-            "the record must say which tokens name which class",
-            got=f"a record of {record.header.model or 'an unnamed model'} without classes",
-            remedy="capture it with classes: capture(image, model, needs, classes=...)",
-        )
+    names = recorded_classes(record)
     if method.background == "threshold" and BACKGROUND in names:
         raise InputError(
             "the background is either a class of yours or found by threshold",

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffuseg import ops
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
+from diffuseg.methods.checking import check_finite
 from diffuseg.methods.divergence import rows_that_fit
 
 Weighting = Literal["proportional", "per_map", "equal"]
@@ -151,12 +152,7 @@ def fuse_record(
         if len(shares) == len(grids):
             grids, shares = grids[first:], shares[first:]
     fused = aggregate(_grid_means(record, grids), grids, shares)
-    if not fused.isfinite().all():
-        raise InputError(
-            "attention must be finite",
-            got="a record with NaN or infinite maps",
-            remedy="capture it again, in float32 if half precision overflows",
-        )
+    check_finite(fused)
     return fused, grids[0]
 
 

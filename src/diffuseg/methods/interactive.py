@@ -18,6 +18,7 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
 from diffuseg.image import Image, to_tensor
+from diffuseg.methods.checking import check_finite
 from diffuseg.methods.choosing import matches
 from diffuseg.methods.clicks import Clicks
 from diffuseg.methods.likeness import Likeness, describe
@@ -137,7 +138,7 @@ class Interactive:
         words = None
         if record.header.spans:
             words = _class_columns(record, finest, chosen)
-            _check_finite(words)
+            check_finite(words)
         if chosen.spread == "likeness":
             longer = given(chosen.cells) / max(hw)
             grid = (max(1, round(hw[0] * longer)), max(1, round(hw[1] * longer)))
@@ -156,7 +157,7 @@ class Interactive:
                 finest, layers=names, heads=chosen.self_heads
             )
         attention = attention[0].div_(record.batch)  # [n, n]
-        _check_finite(attention)
+        check_finite(attention)
         attention = reduce_entropy(attention, ent=given(chosen.ent), clamp=True)
         iterations = given(chosen.iterations)
         if words is not None:
@@ -374,15 +375,6 @@ def _class_columns(
         ]
         columns.append(torch.stack(rows).mean(0))
     return torch.stack(columns, 1)
-
-
-def _check_finite(maps: Tensor) -> None:
-    if not maps.isfinite().all():
-        raise InputError(
-            "attention must be finite",
-            got="a record with NaN or infinite maps",
-            remedy="capture it again, in float32 if half precision overflows",
-        )
 
 
 def _check(method: Interactive) -> None:

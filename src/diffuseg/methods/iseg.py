@@ -16,7 +16,8 @@ from diffuseg import ops
 from diffuseg.attention import AttentionRecord, LayerId, layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods.attend import BACKGROUND
-from diffuseg.methods.choosing import choose_cross, matches
+from diffuseg.methods.checking import check_finite, recorded_classes
+from diffuseg.methods.choosing import choose_cross, matches, weigh_levels
 from diffuseg.methods.dialects import Wording
 from diffuseg.methods.divergence import Precision
 from diffuseg.methods.edges import follow_edges
@@ -183,12 +184,7 @@ class ISeg:
 
         # 2. Spread each map over what the self-attention holds together
         attention = self_attention(record, own, chosen.self_heads)  # [n, n]
-        if not (maps.isfinite().all() and attention.isfinite().all()):
-            raise InputError(
-                "attention must be finite",
-                got="a record with NaN or infinite maps",
-                remedy="capture it again, in float32 if half precision overflows",
-            )
+        check_finite(maps, attention)
         maps = _spread(maps, attention, chosen).T.unflatten(1, hw)  # [k, h, w]
         maps = follow_edges(record, maps, given(chosen.edges))
 
@@ -261,24 +257,11 @@ def _cross_layers(layers: Sequence[LayerId], method: ISeg) -> list[LayerId]:
 def _level_weights(method: ISeg) -> tuple[tuple[int, float], ...]:
     levels = given(method.levels)
     weights = method.weights or tuple(_LEVEL_WEIGHTS.get(level, 0.3) for level in levels)
-    if len(weights) != len(levels):
-        raise InputError(
-            "there must be one weight a level",
-            got=f"{len(weights)} weights for levels {', '.join(map(str, levels))}",
-            remedy="give levels and weights together",
-        )
-    return tuple(pair for pair in zip(levels, weights, strict=True) if pair[1] > 0)
+    return tuple(weigh_levels((), levels, weights))
 
 
 def _names(record: AttentionRecord, method: ISeg) -> tuple[str, ...]:
-    named = {span.name for span in record.header.spans}
-    names = tuple(name for name in record.header.names if name in named)
-    if not names:
-        raise InputError(
-            "the record must say which tokens name which class",
-            got=f"a record of {record.header.model or 'an unnamed model'} without classes",
-            remedy="capture it with classes: capture(image, model, needs, classes=...)",
-        )
+    names = recorded_classes(record)
     if method.background != "none" and BACKGROUND in names:
         raise InputError(
             "the background is either a class of yours or found from the scores",

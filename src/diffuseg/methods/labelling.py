@@ -4,7 +4,7 @@ The last steps of iSeg (Sun et al. 2024, arXiv 2409.03209), one class at a time,
 does not grow with the number of classes unless the scores are asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,33 @@ from diffuseg import ops
 Background = Literal["square", "threshold", "none"]
 
 _EPSILON = 1e-6  # beside the maximum, as in the authors' code
+
+
+def take_highest(
+    planes: Iterable[Float[Tensor, "H W"]], *, keep: bool = False
+) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"], list[Tensor]]:
+    """Return the index of the highest plane at each pixel, the lowest on ties, and its score.
+
+    Args:
+        planes: One a class, at least one; from a generator only two exist at a time.
+        keep: Whether the planes are returned too, last; else an empty list is.
+
+    Example:
+        >>> take_highest([torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])])[0].tolist()
+        [[0, 1]]
+    """
+    kept: list[Tensor] = []
+    labels, best = torch.zeros(0), torch.zeros(0)
+    for index, plane in enumerate(planes):
+        if keep:
+            kept.append(plane)
+        if index == 0:
+            labels, best = torch.zeros_like(plane, dtype=torch.int32), plane
+            continue
+        better = plane > best
+        labels[better] = index
+        best = torch.where(better, plane, best)
+    return labels, best, kept
 
 
 @torch.no_grad()
@@ -41,17 +68,7 @@ def label_planes(
         >>> label_planes(iter([torch.tensor([[0.3, 0.5]])]))[0].tolist()  # (1 - 0.3) ** 2 = 0.49
         [[0, 1]]
     """
-    kept: list[Tensor] = []
-    labels, best = torch.zeros(0), torch.zeros(0)
-    for index, plane in enumerate(planes):
-        if keep:
-            kept.append(plane)
-        if index == 0:
-            labels, best = torch.zeros_like(plane, dtype=torch.int32), plane
-            continue
-        better = plane > best
-        labels[better] = index
-        best = torch.where(better, plane, best)
+    labels, best, kept = take_highest(planes, keep=keep)
     if background != "none":
         if background == "square":
             behind = (1 - best).square()

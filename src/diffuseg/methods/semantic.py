@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
+from diffuseg.methods.checking import check_finite
 from diffuseg.methods.diffseg import DiffSeg
 from diffuseg.methods.naming import aggregate_cross, noun_maps, vote
 from diffuseg.methods.needs import Model, Needs
@@ -119,12 +120,7 @@ class SemanticDiffSeg(DiffSeg):
             log.warning("no noun to name segments by: they stay numbered")
             return replace(found, provenance=origin)
         maps = _noun_maps(record, chosen, spans)  # [l, h, w]
-        if not maps.isfinite().all():
-            raise InputError(
-                "attention must be finite",
-                got="a record with NaN or infinite maps",
-                remedy="capture it again, in float32 if half precision overflows",
-            )
+        check_finite(maps)
 
         # 3. The noun with the highest score names a segment; a name is one label, however often
         labels = torch.from_numpy(found.labels.astype(np.int64)).to(maps.device)

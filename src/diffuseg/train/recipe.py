@@ -6,7 +6,7 @@ the U-Net is trained, since those tokens have seen the whole caption; loss weigh
 5) and timesteps skewed to high noise make it happen sooner.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -89,6 +89,17 @@ class PhaseRecipe:
     grounding: tuple[GroundingRecipe, ...] = ()
 
 
+_PAIRS = PhaseRecipe(
+    pictures="pairs",
+    steps=700,
+    batch=32,
+    learning_rate=5e-4,
+    timestep_power=0.65,
+    weight_cap=10.0,
+    colorless=0.7,
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenoiserRecipe:
     """U-Net and text tower, trained together on (latent, caption) pairs.
@@ -121,57 +132,31 @@ class DenoiserRecipe:
             weight_cap=10.0,
             colorless=0.5,
         ),
-        PhaseRecipe(
-            pictures="pairs",
-            steps=700,
-            batch=32,
-            learning_rate=5e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
-        ),
-        PhaseRecipe(
-            pictures="pairs",
-            steps=1000,
-            batch=32,
-            learning_rate=5e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
-            last_rate=0.775,
-        ),
-        PhaseRecipe(
-            pictures="pairs",
+        _PAIRS,
+        replace(_PAIRS, steps=1000, last_rate=0.775),
+        replace(
+            _PAIRS,
             steps=300,
             batch=8,
             learning_rate=4e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
             warmup=100,
             last_rate=0.82,
             grounding=(GroundingRecipe(grid=(2, 2), batch=4, most_absent=2),),
         ),
-        PhaseRecipe(
-            pictures="pairs",
+        replace(
+            _PAIRS,
             steps=1400,
             batch=8,
             learning_rate=6e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
             warmup=20,
             last_rate=0.58,
             grounding=(GroundingRecipe(),),
         ),
-        PhaseRecipe(
-            pictures="pairs",
+        replace(
+            _PAIRS,
             steps=720,
             batch=4,
             learning_rate=5e-4,
-            timestep_power=0.65,
-            weight_cap=10.0,
-            colorless=0.7,
             warmup=30,
             last_rate=0.05,
             grounding=(
