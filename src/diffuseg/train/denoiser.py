@@ -142,14 +142,14 @@ def draw_batch(
     recipe: DenoiserRecipe,
     phase: PhaseRecipe,
     *,
+    count: int,
     key: tuple[int, ...],
     empty: Int[Tensor, " t"],
     colors: Int[Tensor, " c"],
 ) -> Batch:
-    """Draw latents, phrasings, noise and timesteps for one step."""
+    """Draw `count` latents, phrasings, noise and timesteps for one step."""
     rng = np.random.default_rng(key)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    count = phase.batch
     rows = torch.from_numpy(rng.integers(len(data.values), size=count))
     mirrored = torch.from_numpy(rng.integers(2, size=count))
     phrasing = torch.from_numpy(rng.integers(data.tokens.shape[1], size=count))
@@ -182,7 +182,7 @@ def phase_path(work: Path, number: int) -> Path:
 def train_phase(
     model: Denoiser,
     average: Denoiser,
-    data: Latents,
+    data: Sequence[Latents],
     recipe: MiniRecipe,
     number: int,
     work: Path,
@@ -195,7 +195,7 @@ def train_phase(
 ) -> None:
     """Train phase `number` (or resume it), updating `model` and its moving `average`.
 
-    `tiles` are the pictures of mosaics, one set for each of the phase's `grounding`.
+    `data` are the phase's pictures and those of its `turns`; `tiles` are the pictures of mosaics, one set for each of the phase's `grounding`.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -203,6 +203,7 @@ def train_phase(
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     colors = color_ids(tokenizer)
     phase = settings.phases[number]
+    counts = [phase.batch, *(count for _, count in phase.turns)]
     checkpoint = phase_path(work, number)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -224,7 +225,10 @@ def train_phase(
         for group in optimizer.param_groups:
             group["lr"] = rate
         key = (recipe.seed, 2 + number, step, accelerator.process_index)
-        batch = draw_batch(data, settings, phase, key=key, empty=empty, colors=colors)
+        turn = step % len(counts)
+        batch = draw_batch(
+            data[turn], settings, phase, count=counts[turn], key=key, empty=empty, colors=colors
+        )
         clean = batch.clean.to(accelerator.device)
         noise = batch.noise.to(accelerator.device)
         timesteps = batch.timesteps.to(accelerator.device)
@@ -238,8 +242,10 @@ def train_phase(
         weights = (1 / level.flatten()).clamp(max=phase.weight_cap)
         loss = (weights * errors).mean() + settings.constant_padding * leak
         found = torch.zeros((), device=accelerator.device)
-        for turn, (ask, held) in enumerate(zip(phase.grounding, tiles, strict=True)):
-            mosaics = draw_mosaics(held, ask, key=(*key, turn)).to(accelerator.device)
+        for part, (ask, held) in enumerate(zip(phase.grounding, tiles, strict=True)):
+            if step % ask.every:
+                continue
+            mosaics = draw_mosaics(held, ask, key=(*key, part)).to(accelerator.device)
             with accelerator.autocast():
                 rated = mosaic_loss(model, mosaics, alphas, ask)
             found = found + ask.weight * rated

@@ -67,7 +67,8 @@ class Mosaics:
     of each tile name. Where there are fewer nouns, False and column 0 fill the rest. `top` is the
     share of a tile's pixels that every noun of its captions has to win. The first mosaics come a
     second time at the end, under one of their nouns alone: the one of `alone_of` in `columns`, at
-    place `alone_at` of the prompt.
+    place `alone_at` of the prompt. After those, the first `wordless` ones come under the empty
+    prompt.
     """
 
     clean: Float[Tensor, "rows 4 h w"]
@@ -79,6 +80,7 @@ class Mosaics:
     allowed: Bool[Tensor, "b tiles k"]
     alone_of: Int[Tensor, " a"]
     alone_at: Int[Tensor, " a"]
+    wordless: int
     grid: tuple[int, int]
     top: float
 
@@ -144,7 +146,8 @@ def draw_mosaics(tiles: Tiles, recipe: GroundingRecipe, *, key: tuple[int, ...])
         alone_of.append(int(rng.integers(len(at))))
         prompts.append(_write(tiles.words, opening, [prompt[at[alone_of[-1]]]])[0])
         alone_at.append(len(prompts[-1]) - 1)
-    again = [*range(len(rows)), *range(len(alone_of))]
+    prompts += [[tiles.words.start]] * recipe.wordless
+    again = [*range(len(rows)), *range(len(alone_of)), *range(recipe.wordless)]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     longest = max(map(len, prompts)) + 1
     most = max(map(len, places))
@@ -160,6 +163,7 @@ def draw_mosaics(tiles: Tiles, recipe: GroundingRecipe, *, key: tuple[int, ...])
         ),
         alone_of=torch.tensor(alone_of, dtype=torch.long),
         alone_at=torch.tensor(alone_at, dtype=torch.long),
+        wordless=recipe.wordless,
         grid=grid,
         top=float(rng.uniform(*recipe.top)),
     )
@@ -205,6 +209,21 @@ def _keep(
     store[part] = output
 
 
+def lend_keys(
+    layers: Sequence[Mapping[str, Tensor]], count: int
+) -> list[dict[str, Float[Tensor, "rows n d"]]]:
+    """The queries of the last `count` rows beside the keys of the first as many."""
+    return [{"to_q": one["to_q"][-count:], "to_k": one["to_k"][:count]} for one in layers]
+
+
+def wordless_loss(
+    found: Float[Tensor, "w n k"], shares: Float[Tensor, "b n k"]
+) -> Float[Tensor, ""]:
+    """How far shares of pixels that saw no words are from those of the same pixels that did."""
+    wanted = shares[: len(found)].detach()
+    return -(wanted * (found + _TINY).log()).sum(2).mean()
+
+
 def attention(
     layer: Mapping[str, Tensor], heads: int, mask: Bool[Tensor, "b m"] | None = None
 ) -> Float[Tensor, "b n m"]:
@@ -217,9 +236,9 @@ def attention(
 
 
 def share_out(maps: Float[Tensor, "rows n t"], mosaics: Mosaics) -> Float[Tensor, "b n k"]:
-    """What part of every pixel each of a mosaic's nouns has."""
-    places = mosaics.columns[:, None].expand(-1, maps.shape[1], -1)
-    nouns = maps[: len(places)].gather(2, places) * mosaics.named[:, None]
+    """What part of every pixel each of a mosaic's nouns has, for as many mosaics as maps."""
+    places = mosaics.columns[: len(maps), None].expand(-1, maps.shape[1], -1)
+    nouns = maps[: len(places)].gather(2, places) * mosaics.named[: len(maps), None]
     return nouns / nouns.sum(2, keepdim=True).clamp_min(_TINY)
 
 
@@ -303,6 +322,10 @@ def mosaic_loss(
             losses.append(grounding_loss(one, mosaics))
             if recipe.edges and shares.shape[1] == noisy[0, 0].numel():
                 losses[-1] = losses[-1] + recipe.edges * edge_loss(one, mosaics.clean[: len(one)])
+        if recipe.wordless:
+            lent = lend_keys(cross, recipe.wordless)
+            unseen = _mean_attention(lent, network.heads, visible[: recipe.wordless])
+            losses[-1] = losses[-1] + wordless_loss(share_out(unseen, mosaics), shares)
         if recipe.alone:
             losses[-1] = losses[-1] + alone_loss(maps, shares, mosaics)
     return torch.stack(losses).mean()

@@ -161,7 +161,8 @@ def _kinds(recipe: MiniRecipe) -> set[str]:
     """The kinds of pictures that the U-Net is shown."""
     phases = recipe.denoiser.phases
     tiles = {kind for phase in phases for part in phase.grounding for kind in part.pictures}
-    return tiles | {phase.pictures for phase in phases}
+    turns = {kind for phase in phases for kind, _ in phase.turns}
+    return tiles | turns | {phase.pictures for phase in phases}
 
 
 def load_latents(work: Path, *kinds: str) -> Latents:
@@ -189,9 +190,10 @@ def _train_denoiser(
     average = copy.deepcopy(model).requires_grad_(False)
     words = find_words(tokenizer)
     for number, phase in enumerate(recipe.denoiser.phases):
-        data = load_latents(work, phase.pictures)
+        kinds = [phase.pictures, *(kind for kind, _ in phase.turns)]
+        data = [load_latents(work, kind) for kind in kinds]
         shown = [load_latents(work, *part.pictures) for part in phase.grounding]
-        with meter(f"training the U-Net, {number + 1} ({phase.pictures})") as progress:
+        with meter(f"training the U-Net, {number + 1} ({', '.join(kinds)})") as progress:
             train_phase(
                 model,
                 average,

@@ -47,8 +47,10 @@ class GroundingRecipe:
     has to win between `top` of the pixels of its pictures. `weight` is that of this loss beside
     the denoising one, `edges` that of a share in it: neighbours that look alike belong together.
     As many as `alone` come a second time under one noun, which has to find what it had among the
-    others. The same is asked of the maps after
-    each of `products` with the self-attention of the middle layer of a block, or of all its layers.
+    others. As many as `wordless` come again under no words at all: their queries have to find the
+    same with the keys of the words, so that features tell classes apart that nobody named. The
+    same is asked of the maps after each of `products` with the self-attention of the middle layer
+    of a block, or of all its layers. All of it happens every `every` steps.
     """
 
     pictures: tuple[str, ...] = ("windows", "pairs")
@@ -60,8 +62,13 @@ class GroundingRecipe:
     weight: float = 0.3
     edges: float = 0.0
     alone: int = 0
+    wordless: int = 0
     products: int = 1
+    every: int = 1
     completing: Literal["middle", "all"] = "middle"
+
+
+Kind = Literal["crops", "windows", "pairs", "scenes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +76,8 @@ class PhaseRecipe:
     """One stretch of the U-Net's training; phases run in order on the same weights.
 
     `pictures` names what is shown: "crops", "windows" and "pairs" (small, many a step; windows are
-    framed around a thing and not shrunk, pairs around two) or whole "scenes". `timestep_power`
+    framed around a thing and not shrunk, pairs around two) or whole "scenes". Steps take turns with
+    those of `turns`, kinds and how many of each make a batch. `timestep_power`
     skews the uniform draw u to t = 1000 u^power; `weight_cap` caps the loss weight 1/alpha_bar.
     What a noun tells is of use where noise hides its thing, so lower powers and higher caps teach
     more of it. `colorless` is the share of captions whose colours are left out, so that the noun
@@ -77,7 +85,7 @@ class PhaseRecipe:
     line, to `last_rate` of itself. `grounding` adds losses on mosaics.
     """
 
-    pictures: Literal["crops", "windows", "pairs", "scenes"]
+    pictures: Kind
     steps: int
     batch: int
     learning_rate: float
@@ -86,6 +94,7 @@ class PhaseRecipe:
     colorless: float = 0.0
     warmup: int = 200
     last_rate: float = 0.1
+    turns: tuple[tuple[Kind, int], ...] = ()
     grounding: tuple[GroundingRecipe, ...] = ()
 
 
@@ -178,6 +187,42 @@ class DenoiserRecipe:
                     alone=1,
                     products=3,
                     completing="all",
+                ),
+            ),
+        ),
+        PhaseRecipe(
+            pictures="scenes",
+            steps=2400,
+            batch=8,
+            learning_rate=4e-4,
+            timestep_power=0.65,
+            weight_cap=10.0,
+            colorless=0.3,
+            warmup=50,
+            last_rate=0.03,
+            turns=(("windows", 24),),
+            grounding=(
+                GroundingRecipe(
+                    batch=4,
+                    top=(0.02, 0.08),
+                    edges=1.0,
+                    alone=1,
+                    wordless=2,
+                    products=2,
+                    completing="all",
+                    every=3,
+                ),
+                GroundingRecipe(
+                    pictures=("scenes",),
+                    grid=(1, 1),
+                    batch=1,
+                    most_absent=6,
+                    top=(0.01, 0.04),
+                    edges=1.0,
+                    wordless=1,
+                    products=2,
+                    completing="all",
+                    every=3,
                 ),
             ),
         ),
