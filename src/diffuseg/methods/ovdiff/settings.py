@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from diffuseg.errors import InputError
 from diffuseg.methods.settings import check_settings, with_preset, with_settings
@@ -144,7 +144,7 @@ class OVDiff:
               for name in ("extractors", "kinds", "crops")),
         )  # fmt: skip
 
-    def ready(self, preset: Mapping[str, object] | None = None) -> Self:
+    def ready(self, preset: Mapping[str, object] | None = None) -> "OVDiff":
         """Return the settings with nothing left open but `size` and the networks.
 
         Args:
