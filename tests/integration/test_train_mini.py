@@ -1,10 +1,12 @@
 """The miniature's recipe, end to end at toy size, stopped and resumed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from diffuseg.backbones import load
 from diffuseg.errors import InputError
+from diffuseg.train import denoiser
 from diffuseg.train.bundle import export_mini
 from diffuseg.train.companions import COMPANIONS
 from diffuseg.train.data import Progress, crop_scene, frame_pair, frame_scene
@@ -69,7 +72,18 @@ TOY = MiniRecipe(
         priming=PrimingRecipe(steps=2, batch=2, warmup=1),
     ),
     captioner=CaptionerRecipe(width=16, layers=1, heads=2, steps=2, batch=2, warmup=1),
-    vit=VitRecipe(size=64, crop=48, width=16, layers=2, heads=2, steps=2, batch=2, warmup=1),
+    vit=VitRecipe(
+        size=64,
+        crop=48,
+        width=16,
+        layers=2,
+        heads=2,
+        shapes=2,
+        textures=2,
+        steps=2,
+        batch=2,
+        warmup=1,
+    ),
     denoiser=DenoiserRecipe(
         channels=(16, 16, 16, 16),
         heads=2,
@@ -82,7 +96,12 @@ TOY = MiniRecipe(
                 steps=2,
                 batch=2,
                 learning_rate=1e-3,
-                grounding=(GroundingRecipe(pictures=("crops",), batch=1, alone=1, edges=1.0),),
+                turns=(("windows", 3),),
+                grounding=(
+                    GroundingRecipe(
+                        pictures=("crops",), batch=1, alone=1, wordless=1, edges=1.0, every=2
+                    ),
+                ),
             ),
         ),
     ),
@@ -264,3 +283,28 @@ def test_schedule_is_stable_diffusions() -> None:
 
     theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     torch.testing.assert_close(scaled_linear_alphas(), theirs.alphas_cumprod)
+
+
+def test_steps_take_turns_and_mosaics_come_every_second(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(trained / "work", work)
+    phase_path(work, 1).unlink()
+    counts: list[int] = []
+    mosaics: list[tuple[int, ...]] = []
+    draw_batch, draw_mosaics = denoiser.draw_batch, denoiser.draw_mosaics
+
+    def batches(*args: Any, count: int, **options: Any) -> denoiser.Batch:
+        counts.append(count)
+        return draw_batch(*args, count=count, **options)
+
+    def mosaic(*args: Any, key: tuple[int, ...]) -> Any:
+        mosaics.append(key)
+        return draw_mosaics(*args, key=key)
+
+    monkeypatch.setattr(denoiser, "draw_batch", batches)
+    monkeypatch.setattr(denoiser, "draw_mosaics", mosaic)
+    run(tmp_path / "mini", work, stage="unet")
+    assert counts == [2, 3]
+    assert [key[2] for key in mosaics] == [0]

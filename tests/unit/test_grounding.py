@@ -16,10 +16,12 @@ from diffuseg.train.grounding import (
     edge_loss,
     find_words,
     grounding_loss,
+    lend_keys,
     mosaic_loss,
     read_tiles,
     share_out,
     watch,
+    wordless_loss,
 )
 from diffuseg.train.recipe import DenoiserRecipe, GroundingRecipe
 from diffuseg.world.captions import VOCABULARY
@@ -115,7 +117,7 @@ def test_the_loss_reaches_queries_keys_and_the_text_tower() -> None:
     recipe = DenoiserRecipe(channels=(16, 16, 16, 16), heads=2, text_width=16, text_heads=2)
     network = Denoiser(recipe, TOKENIZER, side=16)
     settings = GroundingRecipe(
-        grid=(1, 2), batch=2, edges=1.0, products=2, completing="all", alone=1
+        grid=(1, 2), batch=2, edges=1.0, products=2, completing="all", alone=1, wordless=1
     )
     mosaics = draw_mosaics(tiles_of(16), settings, key=(0,))
     loss = mosaic_loss(network, mosaics, scaled_linear_alphas(), settings)
@@ -207,3 +209,28 @@ def test_shares_are_those_of_the_nouns_in_the_prompt() -> None:
     first, second = mosaics.columns[0, :2]
     ratio = shares[0, :, 0] / shares[0, :, 1]
     assert torch.allclose(ratio, maps[0, :, first] / maps[0, :, second], rtol=1e-4)
+
+
+def test_rows_without_words_come_last_and_show_the_first_mosaics() -> None:
+    recipe = GroundingRecipe(grid=(1, 2), batch=3, alone=1, wordless=2)
+    mosaics = draw_mosaics(tiles_of(), recipe, key=(4,))
+    assert mosaics.wordless == 2
+    for part in (mosaics.clean, mosaics.noise, mosaics.timesteps):
+        assert len(part) == 6
+        assert torch.equal(part[4:], part[:2])
+    texts = TOKENIZER.batch_decode(mosaics.tokens, skip_special_tokens=True)
+    assert texts[4:] == ["", ""]
+    plain = draw_mosaics(tiles_of(), replace(recipe, wordless=0), key=(4,))
+    assert torch.equal(plain.tokens, mosaics.tokens[:4])
+
+
+def test_queries_without_words_have_to_find_the_same_with_the_words_keys() -> None:
+    layer = {"to_q": torch.randn(6, 8, 4), "to_k": torch.randn(6, 3, 4)}
+    [lent] = lend_keys([layer], 2)
+    assert torch.equal(lent["to_q"], layer["to_q"][4:])
+    assert torch.equal(lent["to_k"], layer["to_k"][:2])
+    shares = torch.rand(3, 8, 2).softmax(2)
+    equal, other = (wordless_loss(one, shares).item() for one in (shares[:2], shares[:2].flip(2)))
+    assert equal < other
+    entropy = -(shares[:2] * shares[:2].log()).sum(2).mean().item()
+    assert equal == pytest.approx(entropy, abs=1e-4)

@@ -195,7 +195,8 @@ def train_phase(
 ) -> None:
     """Train phase `number` (or resume it), updating `model` and its moving `average`.
 
-    `data` are the phase's pictures and those of its `turns`; `tiles` are the pictures of mosaics, one set for each of the phase's `grounding`.
+    `data` are the phase's pictures and those of its `turns`; `tiles` are the pictures of mosaics,
+    one set for each of the phase's `grounding`.
     """
     from diffusers.models.attention_processor import AttnProcessor
 

@@ -283,27 +283,34 @@ class ClipRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VitRecipe:
-    """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels.
+    """The self-supervised ViT of `size` pixels, trained on views of `crop` pixels, then on wholes.
 
-    A view shows `zoom` times its own size of a scene, turned by up to `turn` degrees. A share
-    between none and `most_hidden` of its patches is hidden; the gradients in `window` x `window`
-    patches around every patch are foretold. AdamW with warm-up and cosine decay; `ema` averages
-    the weights.
+    The regions of `scenes` scenes are clustered, `shapes` clusters of silhouettes and `textures` of
+    the rest; a share `typical` of the silhouettes keeps its name. The silhouettes in `window` x
+    `window` patches around every patch are told too. A view shows `zoom` times its own size of a
+    scene, turned by up to `turn` degrees; the last share `whole` of the steps shows as much as a
+    scene has, fewer views a step. Muon for the layers, at `muon` times the rate of AdamW for the
+    rest, with warm-up and cosine decay; `ema` averages the weights.
     """
 
     size: int = 256
     patch: int = 16
     width: int = 128
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
-    crop: int = 128
-    zoom: tuple[float, float] = (0.7, 1.4)
-    turn: float = 20.0
-    most_hidden: float = 0.6
+    scenes: int = 3000
+    shapes: int = 40
+    textures: int = 16
+    typical: float = 0.85
     window: int = 5
-    steps: int = 3000
+    crop: int = 128
+    zoom: tuple[float, float] = (0.8, 1.4)
+    turn: float = 20.0
+    whole: float = 0.2
+    steps: int = 3300
     batch: int = 32
     learning_rate: float = 1e-3
+    muon: float = 20.0
     warmup: int = 50
     weight_decay: float = 0.05
     ema: float = 0.99

@@ -1,15 +1,17 @@
-"""The miniature's self-supervised ViT: hidden patches' shapes are foretold, without labels.
+"""The miniature's self-supervised ViT: patches learn to name the clusters their regions fell in.
 
-Patches of a view are hidden and for every patch, hidden or not, the histograms of oriented
-gradients around it are predicted (MaskFeat, arXiv 2112.09133, with windows in place of single
-patches, so that what is seen has to be put together from its surroundings too). Colours are changed
-at random in what the transformer sees and not in what it foretells: things come in all colours, and
-their shape has to tell them apart. Neither captions nor labels are used.
+What stands out in a scene, and what does not, is clustered by shape and by texture from the
+pictures alone (`diffuseg.train.silhouettes`); the transformer tells every patch's cluster from
+views that are cut, turned, mirrored and recoloured at random (DeepCluster, arXiv 1807.05520, with
+given features in place of learned ones). Colours change in what it sees and not in the names, so
+that shape has to tell things apart; it names merged, cut and half-hidden things as well, of which
+the clusters know nothing. What stands out around each patch is told as well, from the middle of
+the layers. Neither captions nor masks are used.
 
-Tried before, for about 100 steps each, and then no better than an untrained network in the probe of
-keys: naming Sinkhorn-balanced clusters of patches across two views (SwAV, iBOT), and redundancy
-reduction between the patches of two views (Barlow Twins), with and without each scene's mean. That
-is too short to say what they reach in hours.
+Tried before: foretelling the gradients of hidden patches (MaskFeat, arXiv 2112.09133), whose keys
+reach 0.27 in the probe and know nothing of things; and for about 100 steps each, too few to say
+what they reach in hours, Sinkhorn-balanced clusters of patches across two views and redundancy
+reduction between them.
 """
 
 import copy
@@ -27,8 +29,9 @@ from torch.nn import functional
 from diffuseg.errors import InputError
 from diffuseg.train.data import Progress
 from diffuseg.train.log import TrainLog
-from diffuseg.train.loop import train_steps
+from diffuseg.train.loop import train_steps, turn_layers
 from diffuseg.train.recipe import MiniRecipe, VitRecipe
+from diffuseg.train.silhouettes import UNKNOWN, name_regions
 
 if TYPE_CHECKING:
     from transformers import ViTModel
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 MEAN: tuple[float, float, float] = (0.5, 0.5, 0.5)
 STD: tuple[float, float, float] = (0.25, 0.25, 0.25)
 """Of the pixels, as written into the preprocessor's configuration."""
-_BINS = 8
+_STUFF = 0.25  # weight of what is no silhouette
+_AROUND = 3.0  # weight of the silhouettes around
+_AIMED = 0.85  # share of views that hold a point of a silhouette
 
 
 def build_vit(recipe: VitRecipe) -> "ViTModel":
@@ -78,38 +83,53 @@ def _wave_positions(grid: int, width: int) -> Float[Tensor, "n d"]:
 
 
 class Learner(nn.Module):
-    """The transformer with the head and the token that only training needs."""
+    """The transformer with the heads that only training needs.
+
+    Names are read off the last layer's keys too, which methods use, and not only off its output.
+    """
 
     def __init__(self, recipe: VitRecipe) -> None:
         super().__init__()
         self.vit = build_vit(recipe)
-        self.hidden = nn.Parameter(torch.zeros(recipe.width))
-        self.foretell = nn.Linear(recipe.width, recipe.window**2 * (_BINS + 1))
+        for module in self.vit.modules():
+            config = getattr(module, "config", None)
+            if config is not None:
+                config._attn_implementation = "eager"  # see `diffuseg.train.priming.start_layers`
+        names = recipe.shapes + recipe.textures
+        self.around = nn.Linear(recipe.width, (2 * recipe.window) ** 2)
+        self.from_keys = nn.Linear(recipe.width, names)
+        self.from_tokens = nn.Linear(recipe.width, names)
 
     def forward(
-        self,
-        pixels: Float[Tensor, "v 3 s s"],
-        corners: Int[Tensor, "v 2"],
-        masks: Bool[Tensor, "v n"],
-    ) -> Float[Tensor, "v n t"]:
-        """What is foretold around each patch, those of `masks` being hidden.
+        self, pixels: Float[Tensor, "v 3 s s"], corners: Int[Tensor, "v 2"]
+    ) -> tuple[Float[Tensor, "v n a"], Float[Tensor, "v n c"], Float[Tensor, "v n c"]]:
+        """Scores of what stands out around each patch, and of its names, from keys and output.
 
-        `corners` are the row and column of each view in the grid of a whole picture: views are
+        `corners` are the row and column of each view in the grid of a whole picture: views may be
         smaller, and are put anywhere, so that every position is learned at its own scale.
         """
         embeddings = self.vit.embeddings
         positions = embeddings.position_embeddings[0]
         tokens = embeddings.patch_embeddings(pixels)
-        tokens = torch.where(masks[..., None], self.hidden.to(tokens.dtype), tokens)
         side, grid = math.isqrt(tokens.shape[1]), math.isqrt(len(positions) - 1)
         rows = corners[:, 0, None] + torch.arange(side, device=corners.device)
         columns = corners[:, 1, None] + torch.arange(side, device=corners.device)
         tokens = tokens + positions[1 + rows[:, :, None] * grid + columns[:, None]].flatten(1, 2)
         first = (embeddings.cls_token + positions[0]).expand(len(tokens), -1, -1)
         tokens = torch.cat([first, tokens], dim=1)
-        for layer in self.vit.layers:
+        *others, last = self.vit.layers
+        middle = tokens
+        for place, layer in enumerate(others):
             tokens = layer(tokens)
-        return self.foretell(self.vit.layernorm(tokens)[:, 1:])
+            middle = tokens if place < len(self.vit.layers) // 2 else middle
+        project = cast(nn.Module, cast(nn.Module, last.attention).k_proj)
+        keys = project(cast(nn.Module, last.layernorm_before)(tokens))
+        tokens = self.vit.layernorm(last(tokens))
+        return (
+            self.around(middle[:, 1:]),
+            self.from_keys(keys[:, 1:]),
+            self.from_tokens(tokens[:, 1:]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,80 +138,135 @@ class Views:
 
     Args:
         pixels: Normalised.
-        targets: Gradient histograms around each patch before recolouring, standardised.
+        shares: How much of each patch has each name; what has none is missing.
+        around: What share of each quarter of the patches around each patch is a silhouette; -1
+            where that is not known.
         corners: Row and column of each view in the grid of positions.
-        masks: The patches that are hidden.
     """
 
     pixels: Float[Tensor, "v 3 s s"]
-    targets: Float[Tensor, "v n t"]
+    shares: Float[Tensor, "v n c"]
+    around: Float[Tensor, "v n a"]
     corners: Int[Tensor, "v 2"]
-    masks: Bool[Tensor, "v n"]
 
 
 def draw_views(
-    images: UInt8[np.ndarray, "n h w 3"], recipe: VitRecipe, rng: np.random.Generator
+    images: UInt8[np.ndarray, "n h w 3"],
+    maps: UInt8[np.ndarray, "n s s"],
+    recipe: VitRecipe,
+    rng: np.random.Generator,
+    *,
+    crop: int,
 ) -> Views:
-    """Cut one view out of each of `recipe.batch` random scenes."""
-    count, side = recipe.batch, images.shape[1]
+    """Cut views of `crop` pixels out of random scenes, as many patches as the recipe's views have.
+
+    Args:
+        images: Square scenes.
+        maps: The names in them at half size, as `name_regions` gives them.
+        recipe: The numbers.
+        rng: Source of all choices.
+        crop: Side of a view.
+    """
+    count, side = max(recipe.batch * recipe.crop**2 // crop**2, 1), images.shape[1]
     rows = rng.integers(len(images), size=count)
     scenes = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255)
-    maps = _draw_maps(rng.uniform(-0.8, 0.8, size=(count, 2)), recipe, side, rng)
-    grid = functional.affine_grid(
-        torch.from_numpy(maps[:, :2]).float(),
-        [count, 3, recipe.crop, recipe.crop],
-        align_corners=False,
-    )
+    names = torch.from_numpy(maps[rows])[:, None].float()
+    points = _draw_points(maps[rows] < recipe.shapes, rng)
+    cuts = torch.from_numpy(_draw_maps(points, recipe, crop / side, rng)[:, :2]).float()
+    grid = functional.affine_grid(cuts, [count, 3, crop, crop], align_corners=False)
     views = functional.grid_sample(scenes, grid, padding_mode="reflection", align_corners=False)
-    targets = describe_patches(views, recipe.patch, recipe.window)
+    half = functional.affine_grid(cuts, [count, 1, crop // 2, crop // 2], align_corners=False)
+    names = functional.grid_sample(
+        names, half, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
-    room = (recipe.size - recipe.crop) // recipe.patch + 1
-    share = rng.uniform(0, recipe.most_hidden, size=(count, 1))
+    room = (recipe.size - crop) // recipe.patch + 1
     return Views(
         pixels=(_recolor(views, rng) - mean) / std,
-        targets=targets,
+        shares=patch_shares(names[:, 0].long(), recipe.patch // 2, recipe.shapes + recipe.textures),
+        around=silhouettes_around(names, recipe),
         corners=torch.from_numpy(rng.integers(room, size=(count, 2))),
-        masks=torch.from_numpy(rng.random(targets.shape[:2]) < share),
     )
 
 
-def describe_patches(
-    views: Float[Tensor, "v 3 s s"], patch: int, window: int
-) -> Float[Tensor, "v n t"]:
-    """Histograms of oriented gradients in the `window` x `window` patches around each patch.
+def patch_shares(names: Int[Tensor, "v s s"], patch: int, count: int) -> Float[Tensor, "v n c"]:
+    """Share of each of `count` names in each patch; pixels of `UNKNOWN` have none.
 
-    Unsigned directions in 8 bins, of the channel with the strongest gradient (Dalal and Triggs
-    2005), relative to the strength of the 3 x 3 patches around; and the logarithm of the strength.
-    Standardised over all patches given.
+    Example:
+        >>> patch_shares(torch.tensor([[[0, 1], [1, 255]]]), 2, 3)
+        tensor([[[0.2500, 0.5000, 0.0000]]])
     """
-    across = functional.pad(views[..., 2:] - views[..., :-2], (1, 1))
-    down = functional.pad(views[..., 2:, :] - views[..., :-2, :], (0, 0, 1, 1))
-    strength = (across.square() + down.square()).sqrt()
-    best = strength.argmax(dim=1, keepdim=True)
-    across, down, strength = (one.gather(1, best)[:, 0] for one in (across, down, strength))
-    angle = (torch.atan2(down, across) % torch.pi) / torch.pi * _BINS
-    lower = angle.floor()
-    upper_share = angle - lower
-    first = lower.long() % _BINS
-    planes = strength.new_zeros(len(views), _BINS, *strength.shape[1:])
-    planes.scatter_add_(1, first[:, None], (strength * (1 - upper_share))[:, None])
-    planes.scatter_add_(1, ((first + 1) % _BINS)[:, None], (strength * upper_share)[:, None])
-    cells = functional.avg_pool2d(planes, patch)
-    whole = functional.avg_pool2d(strength[:, None], patch)
-    around = functional.avg_pool2d(whole.square(), 3, 1, 1, count_include_pad=False).sqrt() + 0.02
-    cells = torch.cat([cells / around, (whole + 0.02).log()], dim=1)
-    padded = functional.pad(cells, (window // 2,) * 4, mode="reflect")
-    windows = functional.unfold(padded, window).mT
-    return (windows - windows.mean((0, 1))) / (windows.std((0, 1)) + 1e-3)
+    views, side = names.shape[0], names.shape[1] // patch
+    blocks = names.unflatten(2, (side, patch)).unflatten(1, (side, patch)).transpose(2, 3)
+    blocks = blocks.reshape(views, side * side, patch * patch)
+    weight = (blocks != UNKNOWN).float() / patch**2
+    shares = torch.zeros(views, side * side, count)
+    return shares.scatter_add_(2, blocks.where(blocks != UNKNOWN, 0), weight)
+
+
+def silhouettes_around(
+    names: Float[Tensor, "v 1 s s"], recipe: VitRecipe
+) -> Float[Tensor, "v n a"]:
+    """Share of silhouette in each quarter of `window` x `window` patches; -1 if hardly known."""
+    patch, window = recipe.patch // 2, recipe.window
+    known = functional.avg_pool2d((names != UNKNOWN).float(), patch // 2)
+    share = functional.avg_pool2d((names < recipe.shapes).float(), patch // 2)
+    share = torch.where(known > 0.5, share / known.clamp(min=0.5), -1.0)
+    edge = (window // 2 * 2,) * 4
+    return functional.unfold(functional.pad(share, edge, value=-1.0), 2 * window, stride=2).mT
+
+
+def around_loss(
+    scores: Float[Tensor, "v n a"], around: Float[Tensor, "v n a"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of what is known."""
+    missed = functional.binary_cross_entropy_with_logits(
+        scores.float(), around.clamp(min=0), reduction="none"
+    )
+    known = (around >= 0).float()
+    return (missed * known).sum() / known.sum().clamp(min=1)
+
+
+def naming_loss(
+    scores: Float[Tensor, "v n c"], shares: Float[Tensor, "v n c"], shapes: int
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the named part of the patches; the first `shapes` names are silhouettes'.
+
+    Means over these and over the rest are taken apart: there is far more stuff than things, it is
+    learned within a few hundred steps, and nothing else would be.
+    """
+    missed = -(shares * scores.float().log_softmax(-1)).sum((0, 1))
+    area = shares.sum((0, 1))
+    things = missed[:shapes].sum() / area[:shapes].sum().clamp(min=1)
+    stuff = missed[shapes:].sum() / area[shapes:].sum().clamp(min=1)
+    return things + _STUFF * stuff
+
+
+def _draw_points(
+    masks: Bool[np.ndarray, "b s s"], rng: np.random.Generator
+) -> Float[np.ndarray, "b 2"]:
+    """A place (x, y) in each picture, most of them in its mask."""
+    points = rng.uniform(-0.8, 0.8, size=(len(masks), 2))
+    aimed = rng.random(len(masks)) < _AIMED
+    for place, mask in enumerate(masks):
+        inside = np.flatnonzero(mask)
+        if aimed[place] and len(inside):
+            row, column = divmod(int(rng.choice(inside)), mask.shape[1])
+            points[place] = (column, row)
+            points[place] = (points[place] + 0.5) / mask.shape[1] * 2 - 1
+    return points
 
 
 def _draw_maps(
-    point: Float[np.ndarray, "b 2"], recipe: VitRecipe, side: int, rng: np.random.Generator
+    point: Float[np.ndarray, "b 2"], recipe: VitRecipe, share: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "b 3 3"]:
-    """View to scene coordinates: scaled, turned, mirrored, with `point` somewhere inside."""
+    """View to scene coordinates: scaled, turned, mirrored, with `point` somewhere inside.
+
+    `share` is a view's side by the scene's, unscaled.
+    """
     count = len(point)
     low, high = recipe.zoom
-    extent = recipe.crop / side * np.exp(rng.uniform(np.log(low), np.log(high), size=(count, 1)))
+    extent = share * np.exp(rng.uniform(np.log(low), np.log(high), size=(count, 1)))
     stretch = np.exp(rng.uniform(-0.15, 0.15, size=(count, 1)))
     scale = np.concatenate([extent * stretch, extent / stretch], axis=1)
     angle = np.radians(recipe.turn) * rng.uniform(-1, 1, size=count)
@@ -267,15 +342,30 @@ def train_vit(
             got=f"{height}x{width}",
             remedy='load them with load_pictures(folder, "scenes")',
         )
+    images = images[: settings.scenes]
+    maps = name_regions(
+        images,
+        shapes=settings.shapes,
+        textures=settings.textures,
+        typical=settings.typical,
+        seed=recipe.seed,
+    )
     torch.manual_seed(recipe.seed)
     learner = Learner(settings).to(device)
+    last = round(settings.steps * (1 - settings.whole))
 
     def losses(model: Learner, step: int) -> dict[str, Float[Tensor, ""]]:
         rng = np.random.default_rng([recipe.seed, 20, step])
-        views = draw_views(images, settings, rng)
+        crop = settings.crop if step < last else settings.size
+        views = draw_views(images, maps, settings, rng, crop=crop)
+        shares = views.shares.to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            found = model(views.pixels.to(device), views.corners.to(device), views.masks.to(device))
-        return {"error": functional.smooth_l1_loss(found.float(), views.targets.to(device))}
+            around, keys, tokens = model(views.pixels.to(device), views.corners.to(device))
+        return {
+            "around": _AROUND * around_loss(around, views.around.to(device)),
+            "keys": naming_loss(keys, shares, settings.shapes),
+            "tokens": naming_loss(tokens, shares, settings.shapes),
+        }
 
     average = train_steps(
         learner,
@@ -284,6 +374,7 @@ def train_vit(
         checkpoint=work / "vit.safetensors",
         log=log,
         progress=progress,
+        turn=turn_layers(settings.muon),
     )
     return average.vit
 
