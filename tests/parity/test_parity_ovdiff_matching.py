@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffuseg.methods.ovdiff import explaining, matching, prefilter, prototypes, windows
 from diffuseg.methods.ovdiff import features as features_of
-from diffuseg.methods.ovdiff import matching, prototypes, windows
+from diffuseg.methods.pamr import pamr
 
 CLOSE = 1e-5
 
@@ -154,3 +155,68 @@ def test_windows(golden):
     same_labels(golden, "out_labels", matching.label_scores(whole.mean(), size=size))
     few = matching.label_scores(merge.mean(), classes=selected, size=size)
     same_labels(golden, "out_labels", few)
+
+
+@pytest.mark.golden("ovdiff_prefilter")
+def test_prefilter(golden):
+    for case in cases(golden, "in_image_"):
+        image, names = tensor(golden[f"in_image_{case}"]), tensor(golden[f"in_class_text_{case}"])
+        most = golden.scalar(f"param_eta_{case}")
+        shares = prefilter.name_shares(image, names)
+        golden.check(f"out_probs_{case}", shares, atol=CLOSE)
+        golden.check(f"out_stage1_{case}", prefilter.enough(shares))
+        candidates = prefilter.first_stage(image, names, "release", most)
+        wide = golden[f"out_candidates_{case}"].size
+        golden.check(f"out_candidates_{case}", candidates + [-1] * (wide - len(candidates)))
+
+        texts, members = golden[f"in_combo_text_{case}"], golden[f"in_combo_members_{case}"]
+        asked = []
+
+        def texts_of(subsets, texts=texts, members=members, asked=asked):
+            asked.extend(subsets)
+            named = [tuple(sorted(one)) for one in subsets]
+            known = [tuple(np.flatnonzero(row).tolist()) for row in members]
+            return tensor(texts[[known.index(one) for one in named]])
+
+        best = prefilter.best_subset(image, texts_of, candidates)
+        rows = [np.isin(np.arange(len(names)), one) for one in asked]
+        assert np.array_equal(rows, members.astype(bool))
+        scores = prefilter.cosines(image, tensor(texts))
+        golden.check(f"out_combo_scores_{case}", scores, atol=CLOSE)
+        golden.check(f"out_final_{case}", np.isin(np.arange(len(names)), best))
+
+
+@pytest.mark.golden("ovdiff_pamr")
+def test_pamr(golden):
+    refined = pamr(
+        tensor(golden["in_sim"]),
+        tensor(golden["in_image"]),
+        iterations=golden.scalar("param_iters"),
+        dilations=golden["param_dilations"].tolist(),
+    )
+    golden.check("out_sim", refined, atol=CLOSE)
+
+
+@pytest.mark.golden("ovdiff_explain")
+def test_winners(golden):
+    owner = golden["in_owner"]
+    classes = golden["out_class_sim"].shape[-1]
+    rows = rows_of(golden["in_prototypes"])
+    none = rows_of(np.zeros((0, rows.vectors.shape[1])))
+    entries = []
+    for number in range(classes):
+        mine = torch.from_numpy(owner == number)
+        held = prototypes.Prototypes(
+            vectors=rows.vectors[mine], kinds=rows.kinds[mine], sources=rows.sources[mine]
+        )
+        cells = torch.full((1, 1, 1), -1, dtype=torch.int16)
+        entries.append(prototypes.ClassPrototypes(positive=held, negative=none, cells=cells))
+    vocabulary = matching.assemble(entries, [False] * classes)
+    features = tensor(golden["in_features"])
+    found = matching.match(features[None], vocabulary, selected=range(classes))[0, 1:]
+    golden.check("out_class_sim", found.permute(1, 2, 0), atol=CLOSE)
+    same_labels(golden, "out_labels", found.argmax(0))
+    labels = torch.from_numpy(golden["out_labels"].astype(np.int64))
+    won = explaining.winners(features, vocabulary, selected=range(classes), labels=1 + labels)
+    golden.check("out_winner", vocabulary.sources[won.rows])
+    golden.check("out_winner_sim", won.similarity, atol=CLOSE)
