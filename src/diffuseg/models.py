@@ -21,6 +21,9 @@ CAPTIONER = "Salesforce/blip-image-captioning-base"
 CLIP = "openai/clip-vit-base-patch16"
 """What tells which classes an image shows for models that come without a CLIP of their own."""
 
+VIT = "facebook/dino-vitb8"
+"""Whose keys tell parts of pictures apart for models that come without a ViT of their own."""
+
 Kind = Literal["diffusion", "vit", "captioner", "clip"]
 
 _LOADERS: dict[str, Callable[..., Any]] = {
@@ -173,6 +176,24 @@ def find_clip(clip: object, model: object, *, offline: bool | None = None) -> Cl
             remedy=f'leave it out, or pass "{CLIP}"',
         )
     return clip
+
+
+def find_vit(vit: object, model: object, *, offline: bool | None = None) -> Features:
+    """Return the vision transformer that goes with a diffusion model.
+
+    Args:
+        vit: A name, hub id or folder, or a loaded network. None: the one that comes with the model,
+            else `VIT`.
+        model: Whose folder may have one, and on whose device it shall run.
+        offline: Never use the network.
+
+    Raises:
+        InputError: Nothing of the kind.
+        WeightsError: Its weights are not to be had.
+    """
+    named = _own_companion("vit", model) or VIT if vit is None else vit
+    device = str(getattr(model, "device", "cpu"))
+    return find_model(named, backbone="vit", device=device, offline=offline)
 
 
 def _own_companion(part: str, model: object) -> str | None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from diffuseg.backbones.companions import (
     read_images,
 )
 from diffuseg.backbones.loading import pick_device, pick_dtype
+from diffuseg.backbones.outputs import outputs_of
 from diffuseg.errors import InputError
 from diffuseg.image import Image
 from diffuseg.prompts import ClassName, parse_classes
@@ -31,6 +32,9 @@ else:
 
 TEMPLATES: tuple[str, ...] = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "there is a {}")
 """Prompts a name is put into; their embeddings are averaged (CLIP's paper, section 3.1.4)."""
+
+Dense = Literal["keys", "tokens"]
+"""Which vectors of a layer of the image tower; "tokens" are its output."""
 
 _BATCH = 32
 
@@ -70,6 +74,22 @@ class Clip:
         """Longest text, in tokens with start and end."""
         text = cast("CLIPTextConfig", self.model.config.text_config)
         return int(text.max_position_embeddings)
+
+    @property
+    def patch(self) -> int:
+        """Pixels a grid cell of the image tower."""
+        return int(cast(Any, self.model.config.vision_config).patch_size)
+
+    @property
+    def size(self) -> int:
+        """Pixels of the side its positions were learned at."""
+        return int(cast(Any, self.model.config.vision_config).image_size)
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the pixels of a channel that the image tower was taught with."""
+        held = cast(Any, self.processor)
+        return tuple(map(float, held.image_mean)), tuple(map(float, held.image_std))
 
     def __repr__(self) -> str:
         return f"CLIP {self.name} from {self.source} ({self.dtype} on {self.device})"
@@ -175,6 +195,57 @@ class Clip:
             )
         values = self.zero_shot(read, classes, templates=templates)[0].tolist()
         return {item.name: value for item, value in zip(classes, values, strict=True)}
+
+    @torch.no_grad()
+    def features(
+        self,
+        images: Float[Tensor, "b 3 H W"],
+        what: Dense = "keys",
+        *,
+        layer: int = -2,
+        statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Float[Tensor, "b h w d"]:
+        """One vector a patch of the image tower, heads side by side, float32; CLS is left out.
+
+        Args:
+            images: Pixels in [0, 1]; sides must be multiples of `patch`, and need not be equal:
+                positions are interpolated.
+            what: "keys" or "tokens" of the layer.
+            layer: Counted from 0, or from -1 backwards. The last but one is what OVDiff uses.
+            statistics: Mean and deviation that pixels are brought to; None: the tower's own.
+
+        Raises:
+            InputError: A side is no multiple of `patch`, or `what` or `layer` is not there.
+
+        Example:
+            >>> clip = load_clip("mini")  # doctest: +SKIP
+            >>> clip.features(torch.zeros(1, 3, 96, 192)).shape  # doctest: +SKIP
+            torch.Size([1, 12, 24, 128])
+        """
+        tower = cast(Any, self.model.vision_model)
+        layers, (height, width) = tower.encoder.layers, images.shape[-2:]
+        if height % self.patch or width % self.patch or not height or not width:
+            raise InputError(
+                f"image sides must be multiples of {self.patch} pixels",
+                got=f"{height}x{width}",
+                remedy="resize the images",
+            )
+        if what not in get_args(Dense) or not -len(layers) <= layer < len(layers):
+            raise InputError(
+                f"what must be keys or tokens, of one of {len(layers)} layers",
+                got=f"{what!r} of layer {layer}",
+                remedy='try "keys" of layer -2',
+            )
+        mean, std = (
+            torch.tensor(value, device=self.device)[:, None, None]
+            for value in statistics or self.statistics
+        )
+        pixels = ((images.to(self.device).float() - mean) / std).to(self.dtype)
+        block = layers[layer]
+        with outputs_of([block.self_attn.k_proj if what == "keys" else block]) as caught:
+            tower(pixel_values=pixels, interpolate_pos_encoding=True)
+        grid = (height // self.patch, width // self.patch)
+        return caught[0][:, 1:].float().unflatten(1, grid)
 
     def _embed_classes(
         self, classes: Sequence[ClassName], templates: Sequence[str]

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from diffuseg.backbones.companions import find_companion, load_image_files, load_part
 from diffuseg.backbones.loading import pick_device, pick_dtype
+from diffuseg.backbones.outputs import outputs_of
 from diffuseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,8 +32,11 @@ ARCHITECTURES: tuple[str, ...] = (
     "Dinov2ForImageClassification",
     "Dinov2WithRegistersModel",
     "Dinov2WithRegistersForImageClassification",
+    "ViTMAEModel",
+    "ViTMAEForPreTraining",
 )
-"""What `config.json` may name: ViT and DINO are ViTModel, DINOv2 has classes of its own."""
+"""What `config.json` may name: ViT and DINO are ViTModel, DINOv2 has classes of its own; of MAE the
+encoder is taken, which is a ViT, and shown the whole picture."""
 
 # transformers 5 and 4 name the projections differently.
 _PROJECTIONS: dict[str, tuple[str, str]] = {
@@ -124,7 +127,7 @@ class VisionTransformer:
         if what == "tokens":
             tokens = self._tokens(images, index)
         else:
-            with _capture([self._projections(what)[index]]) as caught:
+            with outputs_of([self._projections(what)[index]]) as caught:
                 self._run(images)
             tokens = caught[0]
         return tokens[:, -grid[0] * grid[1] :].float().unflatten(1, grid)
@@ -145,7 +148,7 @@ class VisionTransformer:
         """
         grid = self._grid(images)
         pairs = (*self._projections("queries"), *self._projections("keys"))
-        with _capture(pairs) as caught:
+        with outputs_of(pairs) as caught:
             self._run(images)
         return self._maps(caught, 0 if specials else -grid[0] * grid[1])
 
@@ -188,7 +191,7 @@ class VisionTransformer:
         # transformers 4 keeps the layers of a ViT where DINOv2 has them.
         model = cast(Any, self.model)
         stack = model.layers if hasattr(model, "layers") else model.encoder.layer
-        with _capture([stack[layer]]) as caught:
+        with outputs_of([stack[layer]]) as caught:
             self._run(images)
         return caught[0]
 
@@ -203,27 +206,6 @@ class VisionTransformer:
         # DINOv2 always fits its positions to the image.
         fit = {"interpolate_pos_encoding": True} if isinstance(self.model, ViTModel) else {}
         return self.model(pixel_values=pixels, **fit).last_hidden_state
-
-
-@contextmanager
-def _capture(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """The outputs of modules that are called inside, in the order of `modules`."""
-    caught: list[Tensor] = [torch.empty(0)] * len(modules)
-
-    def keep(place: int, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        if isinstance(first, Tensor):
-            caught[place] = first
-
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))
-        for place, module in enumerate(modules)
-    ]
-    try:
-        yield caught
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def load_vit(
