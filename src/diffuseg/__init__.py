@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffuseg import ovdiff as ovdiff
     from diffuseg.api import Segmenter as Segmenter
     from diffuseg.api import build_segmenter as build_segmenter
     from diffuseg.api import capture as capture
@@ -69,6 +70,9 @@ _HOME = {
     "sweep": "eval.sweep",
 }
 
+# Rooms with public names of their own: `diffuseg.ovdiff.build_bank`.
+_ROOMS = ("ovdiff",)
+
 __all__ = [
     "METHODS",
     "Attend",
@@ -107,6 +111,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version(__name__)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -115,4 +121,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_ROOMS, "__version__"])

@@ -1,0 +1,54 @@
+"""OVDiff: pictures drawn of every class, a bank of their prototypes, and pictures matched to it.
+
+Names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffuseg.methods.ovdiff import OVDiff as OVDiff
+    from diffuseg.ovdiff.bank import Bank as Bank
+    from diffuseg.ovdiff.building import build_bank as build_bank
+    from diffuseg.ovdiff.entries import BankEntry as BankEntry
+    from diffuseg.ovdiff.recipe import Recipe as Recipe
+    from diffuseg.ovdiff.supports import Supports as Supports
+    from diffuseg.ovdiff.supports import draw_supports as draw_supports
+    from diffuseg.ovdiff.things_stuff import is_stuff as is_stuff
+    from diffuseg.ovdiff.things_stuff import prompt_name as prompt_name
+
+_HOME = {
+    "Bank": "ovdiff.bank",
+    "BankEntry": "ovdiff.entries",
+    "OVDiff": "methods.ovdiff",
+    "Recipe": "ovdiff.recipe",
+    "Supports": "ovdiff.supports",
+    "build_bank": "ovdiff.building",
+    "draw_supports": "ovdiff.supports",
+    "is_stuff": "ovdiff.things_stuff",
+    "prompt_name": "ovdiff.things_stuff",
+}
+
+__all__ = [
+    "Bank",
+    "BankEntry",
+    "OVDiff",
+    "Recipe",
+    "Supports",
+    "build_bank",
+    "draw_supports",
+    "is_stuff",
+    "prompt_name",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"diffuseg.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
