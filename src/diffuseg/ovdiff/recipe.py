@@ -99,10 +99,6 @@ def make_recipe(
     Raises:
         InputError: An identity is not made of plain JSON values.
     """
-    pictures = {name: getattr(settings, name) for name in _PICTURES}
-    pictures["size"] = settings.size or model.size
-    # The authors' defects change what is drawn and cut.
-    pictures["defects"] = settings.profile == "release"
     masks: dict[str, object] = {"proposals": settings.proposals, "fallback": settings.fallback}
     if settings.proposals != "none":
         masks |= {name: getattr(settings, name) for name in _CUTS}
@@ -112,13 +108,21 @@ def make_recipe(
     return Recipe(
         values={
             "format": FORMAT,
-            "model": identify(model),
-            "pictures": pictures,
+            **drawn_with(model, settings),
             "masks": masks,
             "features": {name: one.identity for name, one in extractors.items()},
             "prototypes": {"parts": settings.parts, "seed": settings.prototype_seed},
         }
     )
+
+
+def drawn_with(model: Any, settings: OVDiff) -> dict[str, Any]:
+    """Return the sections of a recipe that decide what is drawn: "model" and "pictures"."""
+    pictures = {name: getattr(settings, name) for name in _PICTURES}
+    pictures["size"] = settings.size or model.size
+    # The authors' defects change what is drawn and cut.
+    pictures["defects"] = settings.profile == "release"
+    return {"model": identify(model), "pictures": pictures}
 
 
 def kept_settings(settings: OVDiff) -> dict[str, object]:
