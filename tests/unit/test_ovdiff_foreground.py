@@ -284,6 +284,12 @@ def test_otsu_is_the_split_of_most_variance():
     assert all(between(a, b) < 1.02 * best for a in steps for b in steps if a < b)
 
 
+def test_the_lowest_bin_is_no_kind_of_its_own():
+    values = torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]).repeat_interleave(torch.tensor([9, 3, 3, 9]))
+    found = otsu_thresholds(values[None, None])
+    assert found == pytest.approx((1.5 / 256, 170.5 / 256), abs=1e-6)  # scikit-image has the same
+
+
 @pytest.mark.parametrize("values", [[0.0, 0.0], [0.0, 1.0]])
 def test_otsu_needs_three_kinds(values):
     assert otsu_thresholds(torch.tensor([[values]])) is None

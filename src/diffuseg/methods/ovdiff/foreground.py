@@ -202,6 +202,8 @@ def otsu_thresholds(maps: Float[Tensor, "n h w"]) -> _Pair | None:
 
     They leave the most variance between the kinds, over a histogram of 256 bins of all maps
     together; each is the middle of the last bin below it. The first of several that are as good.
+    In single precision, the lowest bin counting as if it were the second and being no kind of its
+    own, thresholds are to the bin those of scikit-image, with which numbers were published.
 
     Returns:
         The lower and the higher, or None where fewer than three bins hold values.
@@ -214,16 +216,23 @@ def otsu_thresholds(maps: Float[Tensor, "n h w"]) -> _Pair | None:
     """
     counts, edges = np.histogram(maps.cpu().numpy(), bins=_BINS)
     middles = (edges[1:] + edges[:-1]) / 2
-    if np.count_nonzero(counts) < 3:
+    occupied = np.flatnonzero(counts)
+    if len(occupied) < 3:
         return None
-    # sums[i]: of the bins before i, so that a kind's are differences of two
-    shares = np.concatenate([[0.0], np.cumsum(counts / counts.sum())])
-    sums = np.concatenate([[0.0], np.cumsum(counts / counts.sum() * np.arange(_BINS))])
+    if len(occupied) == 3:
+        return float(middles[occupied[0]]), float(middles[occupied[1]])
+    places = np.arange(_BINS, dtype=np.float32)
+    places[0] = 1
+    weights = (counts / counts.sum()).astype(np.float32)
+    # Of the bins before each, so that a kind's are differences of two
+    shares = np.concatenate([np.zeros(1, np.float32), np.cumsum(weights)])
+    sums = np.concatenate([np.zeros(1, np.float32), np.cumsum(weights * places)])
     first, second = np.triu_indices(_BINS - 1, 1)
-    gain = np.zeros(len(first))
+    gain = np.zeros(len(first), np.float32)
     for start, stop in ((0, first + 1), (first + 1, second + 1), (second + 1, _BINS)):
         share = shares[stop] - shares[start]
         total = sums[stop] - sums[start]
-        gain += np.divide(total**2, share, out=np.zeros_like(gain), where=share > 0)
+        alone = np.divide(total**2, share, out=np.zeros_like(gain), where=share > 0)
+        gain += np.where(stop == 1, 0, alone)
     best = int(gain.argmax())
     return float(middles[first[best]]), float(middles[second[best]])
