@@ -1,7 +1,8 @@
 """Glue: an image and names in, a segmentation out, or the record in between."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,15 @@ from diffuseg.batch import Job, capture_batch
 from diffuseg.errors import InputError
 from diffuseg.filtering import ClassFilter, ListedClasses, find_filter
 from diffuseg.image import read_image
-from diffuseg.methods import DEFAULT_METHOD, Method, Needs, backbone_of, find_method, method_name
+from diffuseg.methods import (
+    DEFAULT_METHOD,
+    Method,
+    Needs,
+    OVDiff,
+    backbone_of,
+    find_method,
+    method_name,
+)
 from diffuseg.models import MODEL_VARIABLE, ModelCache, find_model, loaded, model_name
 from diffuseg.result import Segmentation
 from diffuseg.segmenter import Segmenter, seen_hw
@@ -82,6 +91,10 @@ def build_segmenter(
     chosen = find_method(method)
     words = read_words(classes, caption)
     check_number("seed", seed, least=0)
+    if isinstance(chosen, OVDiff):
+        own = {"captioner": captioner, "size": size, "seed": seed or None}
+        own |= {"caption": caption, "fit": None if fit == "aspect" else fit}
+        return _with_bank(model, chosen, words.classes, class_filter, keep_scores, own)
     if size is not None:
         check_number("size", size, least=64)
     held = find_model(model, backbone=backbone_of(chosen))
@@ -119,6 +132,31 @@ def build_segmenter(
             remedy='leave it out, or use method="semantic-diffseg" or DiffSegmenter(caption=True)',
         )
     log.info("model %s, method %s", model_name(segmenter.model), method_name(chosen))
+    return segmenter
+
+
+def _with_bank(
+    model: object,
+    method: OVDiff,
+    classes: object,
+    class_filter: object,
+    keep_scores: bool,
+    others: Mapping[str, object],
+) -> Segmenter:
+    from diffuseg.ovdiff.segmenter import open_segmenter
+
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(
+                "OVDiff has settings of its own for how pictures are seen",
+                got=f"{name}={value!r}",
+                remedy="leave it out; see side, noise_seed and clip of OVDiff",
+            )
+    segmenter = open_segmenter(None, model, method, classes, keep_scores=keep_scores)
+    if class_filter is not None:
+        kept = find_filter(class_filter, segmenter.model)
+        segmenter = replace(segmenter, class_filter=kept)
+    log.info("model %s, method %s", model_name(segmenter.model), method_name(method))
     return segmenter
 
 

@@ -272,7 +272,7 @@ def test_methods_by_name():
     assert method_name(own) == "attend"
     assert list(METHODS) == [
         *("attend", "diffsegmenter", "iseg", "iseg-unsupervised"),
-        *("diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan"),
+        *("diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan", "ovdiff"),
     ]
     for wrong in ("atend", Attend, 3, None):
         with pytest.raises(InputError, match="the method must be a known name"):

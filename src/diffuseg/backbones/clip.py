@@ -112,8 +112,29 @@ class Clip:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def embed_texts(self, texts: str | Sequence[str]) -> Float[Tensor, "b d"]:
+    def embed_pixels(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+        """Unit vectors of pictures brought to the image tower's size by the caller.
+
+        Args:
+            images: Pixels in [0, 1], sides of `size`.
+        """
+        mean, std = (
+            torch.tensor(value, device=self.device)[:, None, None] for value in self.statistics
+        )
+        pixels = ((images.to(self.device).float() - mean) / std).to(self.dtype)
+        rows = [
+            _features(self.model.get_image_features(pixel_values=part))
+            for part in pixels.split(_BATCH)
+        ]
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: str | Sequence[str], *, cut: bool = False) -> Float[Tensor, "b d"]:
         """Unit vectors of texts, float32.
+
+        Args:
+            texts: One or several.
+            cut: Whether texts that are too long are cut off.
 
         Raises:
             InputError: There is none, one is not text or too long, or has a word the model cannot
@@ -127,7 +148,8 @@ class Clip:
                 remedy='for example "a photo of a car"',
             )
         check_known(self.name, self.vocabulary, listed)
-        batch = self.tokenizer(listed, padding=True, return_tensors="pt")
+        most = {"truncation": True, "max_length": self.context} if cut else {}
+        batch = self.tokenizer(listed, padding=True, return_tensors="pt", **most)
         ids: Int[Tensor, "b t"] = batch["input_ids"]
         if ids.shape[1] > self.context:
             lengths = batch["attention_mask"].sum(1)

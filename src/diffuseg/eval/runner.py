@@ -23,6 +23,7 @@ from diffuseg.eval.report import PROTOCOLS, Report, score, write_report, write_s
 from diffuseg.eval.scoring import (
     COUNTED,
     Rules,
+    chooses,
     find_rules,
     name_by_truth,
     score_sample,
@@ -72,8 +73,10 @@ def evaluate(
         given: What the method is told of each image's truth: "classes", the names of those present;
             "vocabulary", the names of all classes, of which `class_filter` keeps some; "count",
             their number, for a method that makes as many segments; "mean_count", the average of
-            that; "nothing". By default the classes if it must know them, else nothing.
-        class_filter: As for `segment`, where the vocabulary is given.
+            that; "nothing". By default the classes if it must know them (all, if it chooses among
+            them as OVDiff does), else nothing.
+        class_filter: As for `segment`, where the vocabulary is given to a method that does not
+            choose.
         average: Which classes the mean is over, see `ConfusionMatrix.miou`; "gt_present" by
             default, "union_present" for segments without names.
         report: A folder for `report.json`, `report.md`, `best.png`, `worst.png` and the state of
@@ -98,7 +101,7 @@ def evaluate(
     n_images = len(data) if limit is None else min(limit, len(data))
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
     rules = find_rules(segmenter.method, segmenter.model, data, n_images, given)
-    if rules.given == "vocabulary":
+    if rules.given == "vocabulary" and not chooses(segmenter.method):
         kept = find_filter(class_filter, segmenter.model)
         segmenter = replace(segmenter, class_filter=kept)
     average = average or rules.average

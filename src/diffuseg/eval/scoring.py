@@ -63,7 +63,8 @@ def find_rules(
         model: What it needs may depend on this.
         data: The data set.
         n_images: How many images of it are scored.
-        given: What the method is told; None: the classes if it needs them, else nothing.
+        given: What the method is told; None: the classes if it needs them (all classes, if it
+            chooses among them), else nothing.
 
     Raises:
         InputError: The method cannot be told that, or must be told how many segments there are.
@@ -77,6 +78,7 @@ def find_rules(
     prompt = method.needs(model).prompt
     named = prompt != "empty"
     usual = "classes" if prompt in ("joint", "per_class") else "nothing"
+    usual = "vocabulary" if chooses(method) else usual
     chosen: Given = given or usual  # type: ignore[assignment]
     if chosen in ("classes", "vocabulary") and not named:
         raise InputError(
@@ -178,6 +180,17 @@ def name_by_truth(sample: Sample, result: Segmentation, data: Dataset) -> Segmen
 def _scored(sample: Sample, data: Dataset) -> Int64[np.ndarray, "h w"]:
     """The truth, -1 where it is not scored."""
     return np.where(sample.truth == data.ignore, -1, sample.truth.astype(np.int64))
+
+
+def chooses(method: object) -> bool:
+    """Return whether a method says itself which classes of a vocabulary an image shows.
+
+    Example:
+        >>> from diffuseg.methods import Attend, OVDiff
+        >>> chooses(OVDiff()), chooses(Attend())
+        (True, False)
+    """
+    return bool(getattr(method, "chooses", False))
 
 
 def _takes_count(method: Method) -> bool:

@@ -14,12 +14,18 @@ from diffuseg.methods.iseg import ISeg
 from diffuseg.methods.iseg_unsupervised import ISegUnsupervised
 from diffuseg.methods.needs import Method, Model, Needs, backbone_of
 from diffuseg.methods.nouns import Caption, read_caption
+from diffuseg.methods.ovdiff import OVDiff
 from diffuseg.methods.semantic import SemanticDiffSeg
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
 METHODS: dict[
     str,
-    type[Attend] | type[DiffSegmenter] | type[ISeg] | type[DiffSeg] | type[Clustering],
+    type[Attend]
+    | type[DiffSegmenter]
+    | type[ISeg]
+    | type[DiffSeg]
+    | type[Clustering]
+    | type[OVDiff],
 ] = {
     "attend": Attend,
     "diffsegmenter": DiffSegmenter,
@@ -30,6 +36,7 @@ METHODS: dict[
     "dinoseg": DinoSeg,
     "kmeans": KMeans,
     "dbscan": Dbscan,
+    "ovdiff": OVDiff,
 }
 """Every method by the name users type."""
 
@@ -50,6 +57,7 @@ __all__ = [
     "Method",
     "Model",
     "Needs",
+    "OVDiff",
     "SemanticDiffSeg",
     "backbone_of",
     "find_method",

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import ClassVar, Literal, NoReturn, get_args
 
+from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.methods.settings import check_settings, with_preset, with_settings
+from diffuseg.methods.needs import Model, Needs
+from diffuseg.methods.settings import check_settings, given, with_preset, with_settings
 
 Profile = Literal["default", "release", "paper"]
 Extracts = Literal["sd", "dino", "clip", "clip-tokens", "mae"]
@@ -76,6 +78,8 @@ class OVDiff:
         stride: Pixels from window to window. 224.
         whole: Whether the whole picture is one more window.
         pamr: Iterations of pixel-adaptive refinement. 0.
+        bank: Folder of the classes' prototypes, see `build_bank`. One in the user's cache, to which
+            classes are added as they are asked for.
 
     Raises:
         InputError: A setting is out of range.
@@ -122,6 +126,10 @@ class OVDiff:
     stride: int | None = None
     whole: bool | None = None
     pamr: int | None = None
+    bank: str | None = None
+
+    chooses: ClassVar[bool] = True
+    """Whether the method says itself which classes of a vocabulary a picture shows."""
 
     def __post_init__(self) -> None:
         least = {"number": 1, "steps": 1, "seed": 0, "size": 32, "cuts": 1, "cut_size": 32}
@@ -156,6 +164,25 @@ class OVDiff:
         filled = with_preset(self, preset or {})
         profile = filled.profile or "default"
         return with_preset(filled, {**_RELEASE, **PROFILES[profile], "profile": profile})
+
+    def needs(self, model: Model) -> Needs:
+        """What is looked at in a picture's windows: a method that is given names."""
+        chosen = self.ready(model.preset.get("ovdiff"))
+        return Needs(
+            timesteps=(given(chosen.timestep),), kinds=("cross",), layers=given(chosen.layers)
+        )
+
+    def __call__(self, record: AttentionRecord, *, scores: bool = False) -> NoReturn:
+        """Refuse: windows of a picture are compared with a bank, a record has neither.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "OVDiff works from pictures and a bank of classes",
+            got="a record of attention",
+            remedy='use segment(image, classes, method="ovdiff"), or build_segmenter',
+        )
 
 
 _RELEASE: Mapping[str, object] = {
