@@ -90,9 +90,11 @@ def draw_supports(
             fits no model.
 
     Example:
-        >>> import diffuseg as ds  # doctest: +SKIP
-        >>> next(draw_supports(ds.load("mini"), "car", OVDiff(number=2))).images.shape
-        (2, 256, 256, 3)
+        >>> import diffuseg as ds
+        >>> quick = OVDiff(number=2, steps=1, size=32, scheduler="DDIM")
+        >>> [found] = draw_supports(ds.load("mini"), "car", quick)
+        >>> found.prompt, found.images.shape, found.attribution.shape
+        ('A good picture of a car', (2, 32, 32, 3), torch.Size([2, 4, 4]))
     """
     chosen = (settings or OVDiff()).ready(model.preset.get("ovdiff"))
     if batch_size < 1:
