@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffuseg.cli import evaluating, machine, making, segmenting, selecting
+from diffuseg.cli import bank, evaluating, machine, making, segmenting, selecting
 from diffuseg.cli.terminal import Commands, stdout
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command()(machine.models)
 app.command()(machine.doctor)
 app.command()(making.pseudo_masks)
 app.command()(making.scenes)
+app.add_typer(bank.app, name="bank")
 app.add_typer(train, name="train")
 train.command("mini")(making.train_mini)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from diffuseg.ovdiff.bank import Bank as Bank
     from diffuseg.ovdiff.building import build_bank as build_bank
     from diffuseg.ovdiff.entries import BankEntry as BankEntry
+    from diffuseg.ovdiff.pictures import contact_sheet as contact_sheet
     from diffuseg.ovdiff.recipe import Recipe as Recipe
     from diffuseg.ovdiff.supports import Supports as Supports
     from diffuseg.ovdiff.supports import draw_supports as draw_supports
@@ -24,6 +25,7 @@ _HOME = {
     "Recipe": "ovdiff.recipe",
     "Supports": "ovdiff.supports",
     "build_bank": "ovdiff.building",
+    "contact_sheet": "ovdiff.pictures",
     "draw_supports": "ovdiff.supports",
     "is_stuff": "ovdiff.things_stuff",
     "prompt_name": "ovdiff.things_stuff",
@@ -36,6 +38,7 @@ __all__ = [
     "Recipe",
     "Supports",
     "build_bank",
+    "contact_sheet",
     "draw_supports",
     "is_stuff",
     "prompt_name",
