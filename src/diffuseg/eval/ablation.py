@@ -3,11 +3,14 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffuseg.errors import InputError
+from diffuseg.eval.building import sweep_banks
 from diffuseg.eval.curves import draw_curves
 from diffuseg.eval.datasets import Dataset
 from diffuseg.eval.grid import shown
@@ -16,7 +19,7 @@ from diffuseg.eval.report import weights_line
 from diffuseg.eval.sweep import sweep
 from diffuseg.eval.sweep_report import Sweep
 from diffuseg.files import atomic_path
-from diffuseg.methods import find_method, method_name
+from diffuseg.methods import OVDiff, find_method, method_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +161,8 @@ def ablate(
         report: A folder for `ablation.json`, `ablation.md`, a plot of every table over a number,
             and the state of the run: called again with the same settings, it goes on.
         progress: Called with (done, all) after every image.
-        options: As for `sweep`: `split`, `limit`, `seed`, `size`, `use_preset`, `given`, `by`, …
+        options: As for `sweep`: `split`, `limit`, `seed`, `size`, `use_preset`, `given`, `by`, …;
+            for OVDiff as for `sweep_banks`.
 
     Raises:
         InputError: The method has no tables, or none of that name; and as `sweep`.
@@ -176,15 +180,29 @@ def ablate(
         for row in table.rows:
             different.setdefault(json.dumps(_plain(row.settings), sort_keys=True), row.settings)
     folder = None if report is None else Path(report)
-    found = sweep(
-        dataset,
-        list(different.values()),
-        method=chosen,
-        model=model,
-        report=None if folder is None else folder / "sweep",
-        progress=progress,
-        **options,
-    )
+    with ExitStack() as leaving:
+        if isinstance(chosen, OVDiff):
+            _check_options(options)
+            work = folder or Path(leaving.enter_context(TemporaryDirectory()))
+            found = sweep_banks(
+                dataset,
+                list(different.values()),
+                method=chosen,
+                model=model,
+                report=work,
+                progress=progress,
+                **options,
+            )
+        else:
+            found = sweep(
+                dataset,
+                list(different.values()),
+                method=chosen,
+                model=model,
+                report=None if folder is None else folder / "sweep",
+                progress=progress,
+                **options,
+            )
     result = Ablation(tables=known, sweep=found)
     if folder is not None:
         write_ablation(result, folder)
@@ -233,6 +251,17 @@ def write_ablation(found: Ablation, folder: Path) -> list[Path]:
                 draw_curves(lines, x_label=table.title, y_label="per cent").save(temporary)
             written.append(folder / f"{name}.png")
     return written
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    known = ("split", "limit", "seed", "batch_size", "by")
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(
+            "OVDiff is always told the whole vocabulary, and looks at pictures in its own way",
+            got=", ".join(f"{name}={options[name]}" for name in unknown),
+            remedy=f"leave it out; what can be said is {', '.join(known)}",
+        )
 
 
 def _plain(value: Any) -> Any:

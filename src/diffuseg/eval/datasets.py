@@ -11,6 +11,9 @@ from jaxtyping import Integer
 from diffuseg.errors import InputError
 from diffuseg.image import Image
 
+BACKGROUND = "background"
+"""The class of what is none of the others; no method is told to look for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
@@ -76,6 +79,7 @@ class SceneSet:
         seed: Which stream; all streams of val and test are held out from training.
         n: Number of scenes.
         hw: Height and width of the pictures.
+        things: Whether only things are classes and all stuff is background, as in PASCAL VOC.
 
     Raises:
         InputError: Another split, or a number that is negative or a size out of range.
@@ -84,13 +88,20 @@ class SceneSet:
         >>> scenes = SceneSet(split="test", seed=1, n=3)
         >>> len(scenes), scenes[0].id, len(scenes.classes)
         (3, 'test-1-0', 18)
+        >>> SceneSet(n=1, things=True).classes[:3]
+        ('background', 'ball', 'box')
     """
 
-    name = "scenes"
     ignore = 255
 
     def __init__(
-        self, *, split: str = "test", seed: int = 1, n: int = 200, hw: tuple[int, int] = (256, 256)
+        self,
+        *,
+        split: str = "test",
+        seed: int = 1,
+        n: int = 200,
+        hw: tuple[int, int] = (256, 256),
+        things: bool = False,
     ) -> None:
         from diffuseg.world import CLASSES, STUFF, THINGS, Scenes
 
@@ -102,8 +113,14 @@ class SceneSet:
         self._n = n
         self.split = split
         self.seed: int | None = seed
-        self.classes: tuple[str, ...] = CLASSES
-        self.groups: Mapping[str, tuple[str, ...]] = {"things": THINGS, "stuff": STUFF}
+        self.name = "scenes-things" if things else "scenes"
+        self.classes: tuple[str, ...] = (BACKGROUND, *THINGS) if things else CLASSES
+        self.groups: Mapping[str, tuple[str, ...]] = {"things": THINGS}
+        if not things:
+            self.groups = {**self.groups, "stuff": STUFF}
+        # From the world's labels to these.
+        places = [self.classes.index(one) if one in self.classes else 0 for one in CLASSES]
+        self._labels = np.array(places, dtype=np.uint8)
 
     def __len__(self) -> int:
         return self._n
@@ -114,14 +131,23 @@ class SceneSet:
         scene = self._scenes[index]
         name = f"{self.split}-{self.seed}-{index}"
         image = Image(pixels=scene.image, source=name)
-        return Sample(id=name, image=image, truth=scene.labels, instances=scene.instances)
+        truth = self._labels[scene.labels]
+        return Sample(id=name, image=image, truth=truth, instances=scene.instances)
 
 
 def _open_scenes(split: str | None, seed: int, limit: int | None) -> Dataset:
     return SceneSet(split=split or "test", seed=seed, n=200 if limit is None else limit)
 
 
-DATASETS: dict[str, Callable[[str | None, int, int | None], Dataset]] = {"scenes": _open_scenes}
+def _open_things(split: str | None, seed: int, limit: int | None) -> Dataset:
+    n = 200 if limit is None else limit
+    return SceneSet(split=split or "test", seed=seed, n=n, things=True)
+
+
+DATASETS: dict[str, Callable[[str | None, int, int | None], Dataset]] = {
+    "scenes": _open_scenes,
+    "scenes-things": _open_things,
+}
 """Every data set by name: (split, seed, limit) to the opened set."""
 
 

@@ -8,6 +8,8 @@ be compared with another data set's.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from diffuseg.methods.ovdiff.settings import ABLATIONS, SD_LAYERS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -210,9 +212,85 @@ _DIFFSEG = {
     "tau": vary("Threshold, tau", "tau", (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)),
 }
 
+_ABLATED: Mapping[str, tuple[float | None, float | None]] = {
+    "full": (64.4, 29.4),
+    "w/o bg prototypes": (53.2, 28.9),
+    "w/o category filter": (54.4, 25.2),
+    "w/o stuff filter": (None, 26.9),
+    "w/o proposals": (60.4, 27.6),
+    "w/o sliding window": (62.2, 28.6),
+    "only class average": (62.5, 28.4),
+}
+
+
+def _without(*numbers: int) -> tuple[str, ...]:
+    return tuple(one for place, one in enumerate(SD_LAYERS) if place not in numbers)
+
+
+_OVDIFF = {
+    "components": Table(
+        title="Components",
+        columns=("",),
+        published=("VOC", "Context"),
+        rows=tuple(
+            Row(cells=(name,), settings=ABLATIONS[name], published=figures)
+            for name, figures in _ABLATED.items()
+        ),
+        note="Table A.1. VOC has things only and a background, Context stuff as well.",
+    ),
+    "number": vary(
+        "Pictures of a class, N",
+        "number",
+        (2, 4, 8, 16, 32),
+        note="Figure A.1, without numbers in print: it rises with N and saturates near 32.",
+    ),
+    "parts": vary(
+        "Part prototypes, K",
+        "parts",
+        (8, 16, 32, 64),
+        {"VOC": (63.8, 64.0, 64.4, 64.3), "Context": (29.2, 29.3, 29.4, 28.0)},
+    ),
+    "kinds": vary(
+        "Kinds of prototypes",
+        "kinds",
+        (
+            ("class", "instance", "part"),
+            ("class", "part"),
+            ("class", "instance"),
+            ("instance", "part"),
+            ("part",),
+            ("instance",),
+            ("class",),
+        ),
+        {
+            "VOC": (64.4, 61.7, 63.5, 62.5, 63.7, 60.0, 62.5),
+            "Context": (29.4, 29.3, 29.4, 28.4, 28.8, 29.0, 28.4),
+        },
+        cells=(
+            *("all", "class and part", "class and instance", "instance and part"),
+            *("part", "instance", "class"),
+        ),
+    ),
+    "extractors": vary(
+        "Features",
+        "extractors",
+        (("mae",), ("dino",), ("clip-tokens",), ("clip",), ("sd",), ("sd", "dino", "clip")),
+        {"VOC": (54.9, 59.1, 51.4, 61.8, 64.4, 66.4)},
+        cells=("MAE", "DINO", "CLIP token", "CLIP keys", "SD", "SD, DINO and CLIP"),
+    ),
+    "layers": vary(
+        "Layers of SD left out",
+        "layers",
+        (SD_LAYERS, *(_without(place) for place in range(len(SD_LAYERS)))),
+        {"Context": (29.4, 29.4, 29.2, 27.3, 28.9, 29.3)},
+        cells=("none", "the first", "the middle", "up 1", "up 2", "the last"),
+    ),
+}
+
 TABLES: dict[str, dict[str, Table]] = {
     "iseg": _ISEG,
     "diffsegmenter": _DIFFSEGMENTER,
     "diffseg": _DIFFSEG,
+    "ovdiff": _OVDIFF,
 }
 """By method, then by the name a table is asked for."""

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from diffuseg.api import Segmenter
 from diffuseg.errors import InputError
-from diffuseg.eval.datasets import Dataset, Sample
+from diffuseg.eval.datasets import BACKGROUND, Dataset, Sample
 from diffuseg.eval.hungarian import SegmentCounts, assign, histogram
 from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.eval.state import Counts
@@ -116,11 +116,13 @@ def informed(method: Method, sample: Sample, data: Dataset, rules: Rules) -> Met
 
 def named_classes(sample: Sample, data: Dataset, rules: Rules) -> list[str] | None:
     """Return the classes a method is told to look for in an image."""
-    if rules.given == "vocabulary":
-        return list(data.classes)
-    if rules.given != "classes":
+    if rules.given not in ("vocabulary", "classes"):
         return None
-    return [data.classes[i] for i in sample.present(len(data.classes))] or list(data.classes)
+    every = [name for name in data.classes if name != BACKGROUND]
+    present = {data.classes[i] for i in sample.present(len(data.classes))}
+    if rules.given == "vocabulary" or not present & set(every):
+        return every
+    return [name for name in every if name in present]
 
 
 def segment_samples(

@@ -20,6 +20,7 @@ from diffuseg.methods.settings import given
 from diffuseg.models import find_model
 from diffuseg.ovdiff.bank import Bank
 from diffuseg.ovdiff.claims import claim
+from diffuseg.ovdiff.drawings import Drawings, draw_or_find
 from diffuseg.ovdiff.entries import BankEntry
 from diffuseg.ovdiff.extractors import Extractor, Proposer, find_extractors, find_proposer
 from diffuseg.ovdiff.recipe import kept_settings, make_recipe
@@ -45,6 +46,7 @@ def build_bank(
     on_empty: OnEmpty = "error",
     fix_names: bool = True,
     batch_size: int = 8,
+    drawings: str | os.PathLike[str] | None = None,
     device: str | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -68,6 +70,8 @@ def build_bank(
             "skip".
         fix_names: Whether prompts have plain words for data sets' spellings; see `prompt_name`.
         batch_size: Pictures drawn at once.
+        drawings: Folder where pictures are kept as they were drawn, and looked for: another bank
+            of the same pictures need not draw them again. None: they are not kept there.
         device: Where a model that is named is loaded.
         offline: Never use the network.
         progress: Told (pictures drawn, pictures to draw) after every batch.
@@ -106,7 +110,8 @@ def build_bank(
     for one in parsed:
         _check_words(bank, one)
     bank.tidy()
-    work = _Work(found, chosen, extractors, proposer, keep_pictures, batch_size, progress)
+    kept = None if drawings is None else Drawings(path=Path(drawings))
+    work = _Work(found, chosen, extractors, proposer, keep_pictures, batch_size, kept, progress)
     empty = _build(bank, parsed, spoken, work)
     if empty and on_empty == "error":
         raise InputError(
@@ -128,6 +133,7 @@ class _Work:
     proposer: Proposer
     keep_pictures: bool
     batch_size: int
+    drawings: Drawings | None
     progress: Progress | None
 
 
@@ -226,10 +232,8 @@ def _file(bank: Bank, name: str) -> Path:
 
 def _draw(work: _Work, classes: Sequence[ClassName], before: int, total: int) -> Iterator[Supports]:
     tell = work.progress
-    return draw_supports(
-        work.model,
-        classes,
-        work.settings,
-        batch_size=work.batch_size,
-        progress=None if tell is None else lambda done, _: tell(before + done, total),
-    )
+    counted = None if tell is None else lambda done, _: tell(before + done, total)
+    model, settings, size = work.model, work.settings, work.batch_size
+    if work.drawings is None:
+        return draw_supports(model, classes, settings, batch_size=size, progress=counted)
+    return draw_or_find(model, classes, settings, work.drawings, batch_size=size, progress=counted)
