@@ -18,8 +18,10 @@ _SHARPNESS = 0.1  # factor on the deviation of colours
 _LEAST = 1e-8
 _AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
-# Rows of a plane worked on at a time, by bytes: they stay in the cache while all neighbours come.
-_STRIP_BYTES = 256 << 10
+# Rows of all planes worked on at a time, by bytes: they stay in the cache while all neighbours are
+# added. Measured for 14 planes of 448 x 448, on a CPU with 1 MB of second-level cache a core.
+_STRIP_BYTES = 1 << 20
+_LEAST_ROWS = 8
 
 
 @torch.no_grad()
@@ -37,8 +39,8 @@ def pamr(
     of the deviation of colours among all of them, and weights sum to 1. In every iteration each
     pixel takes the weighted mean of its neighbours, not of itself.
 
-    No copies of the scores are made for the neighbours: beyond what goes in and comes out there are
-    the weights, `8 len(dilations)` planes of the image's size, and two padded planes.
+    No copies are made for the neighbours: beyond what goes in and comes out there are the weights,
+    `8 len(dilations)` planes of the image's size, and one padded copy of the scores.
 
     Args:
         scores: Of any size; enlarged first, corner pixels to corner pixels.
@@ -74,15 +76,14 @@ def pamr(
         return scores
     weights = affinities(image, dilations)
     reach = max(dilations)
-    rows = max(1, _STRIP_BYTES // (4 * hw[1]))
-    for plane in scores:
-        for _ in range(iterations):
-            padded = _padded(plane[None], reach)[0]
-            for top in range(0, hw[0], rows):
-                strip = plane[top : top + rows].zero_()
-                near = _neighbours(padded, reach, dilations, slice(top, top + len(strip)))
-                for weight, other in zip(weights, near, strict=True):
-                    strip.addcmul_(other, weight[top : top + rows])
+    rows = max(_LEAST_ROWS, _STRIP_BYTES // (4 * len(scores) * hw[1]))
+    for _ in range(iterations):
+        padded = _padded(scores, reach)
+        for top in range(0, hw[0], rows):
+            strip = scores[:, top : top + rows].zero_()
+            near = _neighbours(padded, reach, dilations, slice(top, top + strip.shape[1]))
+            for weight, other in zip(weights, near, strict=True):
+                strip.addcmul_(other, weight[top : top + rows])
     return scores
 
 

@@ -56,8 +56,8 @@ class ClassPrototypes:
 @torch.no_grad()
 def pool_prototypes(
     features: Float[Tensor, "n h w d"],
-    fg: Bool[Tensor, "n H W"],
-    bg: Bool[Tensor, "n H W"],
+    fg: Bool[Tensor, "m H W"],
+    bg: Bool[Tensor, "m H W"],
     *,
     parts: int = 32,
     seed: int = 0,
@@ -70,7 +70,7 @@ def pool_prototypes(
 
     Args:
         features: Of every picture, as they come, not scaled.
-        fg: Where the class is, at any size.
+        fg: Where the class is, one a picture (m = n), at any size.
         bg: Where it surely is not.
         parts: Clusters a sign; where there are no more cells than that, every cell is one.
         seed: Of the k-means++ start.
