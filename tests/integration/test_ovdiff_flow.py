@@ -1,15 +1,19 @@
 """OVDiff from text to masks on the miniature: a tiny bank, every way a picture meets it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import diffuseg as ds
 from diffuseg.api import Segmenter, build_segmenter
+from diffuseg.cli import app
 from diffuseg.errors import InputError
 from diffuseg.eval.datasets import open_dataset
 from diffuseg.file_runs import settings_key
@@ -18,6 +22,7 @@ from diffuseg.methods.ovdiff.windows import window_boxes
 from diffuseg.models import find_model
 from diffuseg.ovdiff.bank import Bank
 from diffuseg.ovdiff.building import build_bank
+from diffuseg.ovdiff.explanation import explain
 from diffuseg.ovdiff.segmenter import BankSegmenter, open_segmenter
 
 pytestmark = pytest.mark.filterwarnings(
@@ -190,12 +195,7 @@ def test_scenes_are_scored_with_the_whole_vocabulary(bank, tmp_path):
     assert (tmp_path / "report.json").exists()
 
 
-def test_folders_and_the_command_line(bank, tmp_path, monkeypatch):
-    import PIL.Image
-    from typer.testing import CliRunner
-
-    from diffuseg.cli import app
-
+def test_folders_and_the_command_line(bank, tmp_path):
     (tmp_path / "in").mkdir()
     PIL.Image.fromarray(PICTURE).save(tmp_path / "in" / "a.png")
     flags = [f"--set={one}" for one in ("side=128", "crops=128,96", "stride=64", "prefilter=none")]
@@ -204,6 +204,43 @@ def test_folders_and_the_command_line(bank, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, [*asked, *out])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_what_decided_is_found_and_drawn(find, bank, tmp_path):
+    why = explain(PICTURE, ["ball", "grass", "sky"], find, reasons_each=2, pictures=2)
+    assert 1 <= len({row.mask.tobytes() for row in why.rows}) <= 8
+    for row in why.rows:
+        assert row.mask.shape == (128, 160)
+        assert set(np.unique(why.segmentation.labels[row.mask])) == {
+            why.segmentation.names.index(row.name)
+        }
+        assert row.owner == row.name or row.name == "background"
+        assert 0 < row.vote <= 1
+        assert -1 <= row.similarity <= 1 + 1e-5
+        assert row.masks.shape == (len(row.pictures), 128, 128)
+        assert row.kind != "instance" or row.pictures == (row.source,)
+    with PIL.Image.open(why.save(tmp_path / "why.png")) as written:
+        assert written.size == why.sheet.size
+    assert [one["name"] for one in why.table()] == [row.name for row in why.rows]
+    with pytest.raises(InputError, match="written as a picture"):
+        why.save(tmp_path / "why.txt")
+
+
+def test_the_command_line_explains(bank, tmp_path):
+    PIL.Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    flags = [f"--set={one}" for one in ("side=128", "crops=128", "stride=64", "prefilter=none")]
+    asked = ["bank", "explain", str(bank.path), str(tmp_path / "a.png"), "--json", *flags]
+    done = CliRunner().invoke(app, [*asked, "--output", str(tmp_path / "why.png")])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["regions"]
+    assert (tmp_path / "why.png").exists()
+
+
+def test_without_pictures_nothing_can_be_explained(bank, tmp_path):
+    bare = Bank.create(tmp_path / "bare", bank.recipe, settings=bank.settings)
+    bare.add(bank.get("sky"))
+    with pytest.raises(InputError, match="must have kept its pictures"):
+        explain(PICTURE, None, open_segmenter(bare, "mini", matching()))
 
 
 def test_a_bank_of_one_s_own_grows_as_it_is_asked(tmp_path: Path, monkeypatch):

@@ -201,6 +201,56 @@ def inspect(
         raise typer.Exit(FAILED)
 
 
+@app.command()
+def explain(
+    bank: BankArgument,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A PNG: the sheet.")] = Path(
+        "explanation.png"
+    ),
+    classes: Annotated[
+        str | None, typer.Option("--classes", "-c", help="What to look for. Else all of the bank.")
+    ] = None,
+    model: ModelOption = None,
+    settings: SetOption = None,
+    regions: Annotated[int | None, typer.Option(help="How many regions.")] = None,
+    each: Annotated[int | None, typer.Option(help="Prototypes of each region.")] = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Segment a picture and draw what decided each region: parts of which drawn pictures."""
+    show_logs(quiet=False, verbose=verbose)
+    from diffuseg.api import find_model
+    from diffuseg.methods import parse_settings, with_settings
+    from diffuseg.ovdiff import Bank, OVDiff, open_segmenter
+    from diffuseg.ovdiff import explain as run
+
+    held = Bank.open(bank)
+    chosen = with_settings(OVDiff(), parse_settings(settings or []))
+    loaded = find_model(model or held.model or None, device=device, offline=offline)
+    segmenter = open_segmenter(held, loaded, chosen, classes)
+    found = run(image, None, segmenter, **given(regions=regions, reasons_each=each))
+    found.save(output)
+    if as_json:
+        print_json({"sheet": str(output), "regions": found.table()})
+        return
+    head = ("region", "share", "decided by", "of its votes", "pictures")
+    rows = [
+        (
+            row.name,
+            f"{100 * row.share:.1f} %",
+            str(row),
+            f"{100 * row.vote:.0f} %",
+            ", ".join(map(str, row.pictures)),
+        )
+        for row in found.rows
+    ]
+    print_table(head, rows)
+    stdout().print(str(output), markup=False)
+
+
 def _names(bank: Path) -> tuple[str, ...]:
     from diffuseg.ovdiff import Bank
 

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from diffuseg.ovdiff.bank import Bank as Bank
     from diffuseg.ovdiff.building import build_bank as build_bank
     from diffuseg.ovdiff.entries import BankEntry as BankEntry
+    from diffuseg.ovdiff.explanation import Explanation as Explanation
+    from diffuseg.ovdiff.explanation import explain as explain
     from diffuseg.ovdiff.pictures import contact_sheet as contact_sheet
     from diffuseg.ovdiff.recipe import Recipe as Recipe
+    from diffuseg.ovdiff.segmenter import BankSegmenter as BankSegmenter
+    from diffuseg.ovdiff.segmenter import open_segmenter as open_segmenter
     from diffuseg.ovdiff.supports import Supports as Supports
     from diffuseg.ovdiff.supports import draw_supports as draw_supports
     from diffuseg.ovdiff.things_stuff import is_stuff as is_stuff
@@ -21,26 +25,34 @@ if TYPE_CHECKING:
 _HOME = {
     "Bank": "ovdiff.bank",
     "BankEntry": "ovdiff.entries",
+    "BankSegmenter": "ovdiff.segmenter",
+    "Explanation": "ovdiff.explanation",
     "OVDiff": "methods.ovdiff",
     "Recipe": "ovdiff.recipe",
     "Supports": "ovdiff.supports",
     "build_bank": "ovdiff.building",
     "contact_sheet": "ovdiff.pictures",
     "draw_supports": "ovdiff.supports",
+    "explain": "ovdiff.explanation",
     "is_stuff": "ovdiff.things_stuff",
+    "open_segmenter": "ovdiff.segmenter",
     "prompt_name": "ovdiff.things_stuff",
 }
 
 __all__ = [
     "Bank",
     "BankEntry",
+    "BankSegmenter",
+    "Explanation",
     "OVDiff",
     "Recipe",
     "Supports",
     "build_bank",
     "contact_sheet",
     "draw_supports",
+    "explain",
     "is_stuff",
+    "open_segmenter",
     "prompt_name",
 ]
 

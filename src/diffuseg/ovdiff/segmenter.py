@@ -57,12 +57,14 @@ class Listed:
 
     Attributes:
         names: As results have them.
+        stored: As the bank has them.
         texts: As CLIP is asked for them.
         stuff: Which are stuff.
         vocabularies: By extractor.
     """
 
     names: tuple[str, ...]
+    stored: tuple[str, ...]
     texts: tuple[str, ...]
     stuff: tuple[bool, ...]
     vocabularies: Mapping[str, Vocabulary]
@@ -135,10 +137,22 @@ class BankSegmenter(Segmenter):
         """
         start = time.perf_counter()
         views = self.view(images, classes, captions)
-        chosen = time.perf_counter()
-        method = self._settings
+        spent = (time.perf_counter() - start) / max(1, len(views))
+        return [
+            replace(
+                one,
+                provenance=replace(
+                    one.provenance, seconds={"choose": round(spent, 6), **one.provenance.seconds}
+                ),
+            )
+            for one in self.segment_views(views)
+        ]
+
+    def segment_views(self, views: Sequence[View]) -> list[Segmentation]:
+        """Segment what `view` has prepared."""
+        start = time.perf_counter()
+        background = self.settings.background == "prototypes"
         merges = [Merge(1 + len(one.selected), one.hw, device=self.model.device) for one in views]
-        background = method.background == "prototypes"
         for number, box, name, features in self.features(views):
             view = views[number]
             found = match(
@@ -149,18 +163,10 @@ class BankSegmenter(Segmenter):
             )
             for _ in range(view.boxes[box]):
                 merges[number].add(found[0], box)
-        matched = time.perf_counter()
-        results = [
-            self._result(view, merge.mean()) for view, merge in zip(views, merges, strict=True)
-        ]
-        seconds = {
-            "choose": (chosen - start) / max(1, len(views)),
-            "match": (matched - chosen) / max(1, len(views)),
-            "label": (time.perf_counter() - matched) / max(1, len(views)),
-        }
-        rounded = {name: round(value, 6) for name, value in seconds.items()}
+        spent = (time.perf_counter() - start) / max(1, len(views))
         return [
-            replace(one, provenance=replace(one.provenance, seconds=rounded)) for one in results
+            self._result(view, merge.mean(), spent)
+            for view, merge in zip(views, merges, strict=True)
         ]
 
     def check(self) -> None:
@@ -249,7 +255,8 @@ class BankSegmenter(Segmenter):
                         yield number, box, name, grid
 
     @property
-    def _settings(self) -> OVDiff:
+    def settings(self) -> OVDiff:
+        """The method, ready."""
         if not isinstance(self.method, OVDiff):
             raise InputError(
                 "a bank is used by OVDiff",
@@ -260,13 +267,13 @@ class BankSegmenter(Segmenter):
 
     def _brought(self, image: Image) -> Picture:
         """The image with its shorter side as the settings say."""
-        side, (height, width) = given(self._settings.side), image.hw
+        side, (height, width) = given(self.settings.side), image.hw
         short = min(height, width)
         # What is left of a pixel of the longer side is cut off, as the authors do.
         return lanczos(image.pixels, (height * side // short, width * side // short))
 
     def _boxes(self, hw: tuple[int, int]) -> dict[Box, int]:
-        method = self._settings
+        method = self.settings
         boxes = [
             box
             for crop in given(method.crops)
@@ -283,7 +290,7 @@ class BankSegmenter(Segmenter):
 
     def _listed(self, classes: tuple[ClassName, ...] | None) -> Listed:
         """Classes with their prototypes; all of the bank where none are named."""
-        method = self._settings
+        method = self.settings
         if classes is None:
             classes = tuple(ClassName(name=name, words=(name,)) for name in self.bank.names)
         if not classes:
@@ -305,11 +312,13 @@ class BankSegmenter(Segmenter):
                 remedy='leave the class out, or use background="none"',
             )
         self._add_missing(classes)
-        entries = [self.bank.get(self._stored_name(one)) for one in classes]
+        stored = tuple(self._stored_name(one) for one in classes)
+        entries = [self.bank.get(name) for name in stored]
         corrected = method.profile == "default"
         stuff = is_stuff(classes, overrides=self.stuff, embed=self.embed, corrected=corrected)
         listed = Listed(
             names=names,
+            stored=stored,
             texts=tuple(prompt_name(name) for name in names),
             stuff=stuff,
             vocabularies={
@@ -335,16 +344,17 @@ class BankSegmenter(Segmenter):
     def _add_missing(self, classes: Sequence[ClassName]) -> None:
         """Draw what is missing, where the bank is the library's own."""
         missing = [one for one in classes if self.bank.missing([self._stored_name(one)])]
-        if self._settings.bank is not None or not missing:
+        if self.settings.bank is not None or not missing:
             return
         from diffuseg.ovdiff.building import build_bank
 
         named = ", ".join(one.name for one in missing)
         log.info("drawing pictures of %s for the bank %s", named, self.bank.path)
-        build_bank(missing, self.bank.path, self.model, self._settings)
+        build_bank(missing, self.bank.path, self.model, self.settings)
 
-    def _result(self, view: View, scores: Float[Tensor, "r h w"]) -> Segmentation:
-        method, size = self._settings, view.image.hw
+    def _result(self, view: View, scores: Float[Tensor, "r h w"], matching: float) -> Segmentation:
+        start = time.perf_counter()
+        method, size = self.settings, view.image.hw
         if given(method.pamr):
             pixels = torch.from_numpy(view.pixels.copy()).permute(2, 0, 1).to(scores)
             scores = pamr(scores, pixels, iterations=given(method.pamr))
@@ -378,6 +388,10 @@ class BankSegmenter(Segmenter):
                 method="ovdiff",
                 parameters=asdict(method),
                 seed=method.noise_seed,
+                seconds={
+                    "match": round(matching, 6),
+                    "label": round(time.perf_counter() - start, 6),
+                },
                 image=view.image.source,
                 image_hw=view.image.hw,
                 working_hw=view.hw,
