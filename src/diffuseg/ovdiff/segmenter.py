@@ -474,4 +474,4 @@ def _own_bank(model: Any, method: OVDiff, extractors: Mapping[str, Extractor]) -
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = root / "diffuseg" / "ovdiff" / recipe.digest[:16]
     log.info("the bank is %s", folder)
-    return Bank.create(folder, recipe, settings=kept_settings(method), model=model_name(model))
+    return Bank.create(folder, recipe, settings=kept_settings(method), model=model.name)
