@@ -173,9 +173,7 @@ def euler_step(
     return x + (then - now) * ((x - denoised) / now)
 
 
-def guidance_scales(
-    frames: int, scale: float | tuple[float, float]
-) -> Float[Tensor, " f"]:
+def guidance_scales(frames: int, scale: float | tuple[float, float]) -> Float[Tensor, " f"]:
     """How far each frame is guided: equally, or from a first scale to a last.
 
     Args:
