@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,3 +54,44 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends well, else vanishes.
+
+    Raises:
+        InputError: `path` exists and is not empty, or the folder above it cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "notes"
+        >>> with atomic_folder(target) as folder:
+        ...     _ = (folder / "note.txt").write_text("done")
+        >>> [file.name for file in target.iterdir()]
+        ['note.txt']
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(
+            "the folder to write must not exist yet, or be empty",
+            got=f"{target}, which is not",
+            remedy="choose another folder, or remove this one first",
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".diffuseg-{secrets.token_hex(6)}")
+        temporary.mkdir()
+    except OSError as error:
+        raise InputError(
+            "the folder above the output must be writable",
+            got=f"{target.parent}: {error.strerror or error}",
+            remedy="choose an output folder you may write to",
+        ) from error
+    try:
+        yield temporary
+        if target.exists():
+            target.rmdir()  # not every system moves onto a folder, even an empty one
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -24,7 +24,7 @@ ROWS: tuple[frozenset[str], ...] = (
             *("models", "ovdiff", "segmenter"),
         }
     ),
-    frozenset({"eval", "file_runs", "folders", "doctor", "pseudo_masks"}),
+    frozenset({"eval", "file_runs", "folders", "doctor", "pseudo_masks", "video"}),
     frozenset({"cli"}),
 )
 # Rooms beside the main line, and all they may import.

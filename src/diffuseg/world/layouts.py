@@ -6,10 +6,7 @@ name and moved there in one step.
 
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image as PillowImage
 
 from diffuseg.errors import InputError
+from diffuseg.files import atomic_folder
 from diffuseg.palettes import voc_palette
 from diffuseg.world.painting import CLASSES
 from diffuseg.world.scenes import Scene, Scenes, check_count
@@ -66,7 +64,7 @@ def write_voc(
     _check_items("scenes", n)
     palette = voc_palette(256)
     captions: dict[str, tuple[str, ...]] = {}
-    with _new_folder(root) as folder:
+    with atomic_folder(root) as folder:
         for name in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
             (folder / name).mkdir()
         for s, stream in enumerate(streams):
@@ -123,7 +121,7 @@ def write_davis(
     _check_items("clips", n)
     palette = voc_palette(256)
     objects: dict[str, object] = {}
-    with _new_folder(root) as folder:
+    with atomic_folder(root) as folder:
         for s, stream in enumerate(streams):
             names = []
             for i in range(n):
@@ -161,35 +159,6 @@ def _streams(given: Stream | Sequence[Stream]) -> list[Stream]:
 def _check_items(what: str, n: int) -> None:
     if check_count("n", n) == 0:
         raise InputError(f"at least one of the {what} must be written", got=n, remedy="pass n=1")
-
-
-@contextmanager
-def _new_folder(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty folder that becomes `root` when the block ends well, else vanishes."""
-    target = Path(root)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(
-            "the folder to write must not exist yet, or be empty",
-            got=f"{target}, which is not",
-            remedy="choose another folder, or remove this one first",
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".diffuseg-{secrets.token_hex(6)}")
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(
-            "the folder above the output must be writable",
-            got=f"{target.parent}: {error.strerror or error}",
-            remedy="choose an output folder you may write to",
-        ) from error
-    try:
-        yield temporary
-        if target.exists():
-            target.rmdir()  # not every system moves onto a folder, even an empty one
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_scene(folder: Path, name: str, scene: Scene, palette: UInt8[np.ndarray, "n 3"]) -> None:
