@@ -1,0 +1,91 @@
+"""The nearest neighbours' vote by matrix products: what a brute-force search finds, sooner."""
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from diffuseg.errors import InputError
+
+# What the distances held at a time may take.
+_PRODUCT_BYTES = 16 << 20
+# Distances are looked through in groups of so many: only groups with a small one are sorted.
+_GROUP = 16
+# So many more than asked for are ranked again, by distances that have not lost digits.
+_SPARE = 4
+
+
+@torch.no_grad()
+def vote_nearest(
+    cells: Float[Tensor, "n c"],
+    references: Float[Tensor, "m c"],
+    labels: Int[Tensor, " m"],
+    *,
+    neighbours: int = 4,
+) -> Int64[Tensor, " n"]:
+    """Return the most frequent label among every cell's nearest references, of equals the smallest.
+
+    Nearness is Euclidean and every neighbour has one vote; with fewer references all vote.
+
+    Args:
+        cells: What is labelled.
+        references: What has labels.
+        labels: Any numbers.
+        neighbours: How many vote.
+
+    Raises:
+        InputError: There are no references, labels or widths that do not fit, or features that are
+            not finite.
+
+    Example:
+        >>> references = torch.tensor([[0.0], [1.0], [10.0]])
+        >>> vote_nearest(torch.tensor([[9.0]]), references, torch.tensor([3, 3, 5]), neighbours=1)
+        tensor([5])
+    """
+    if (
+        len(references) == 0
+        or len(labels) != len(references)
+        or cells.shape[1] != references.shape[1]
+        or not (references.isfinite().all() and cells.isfinite().all())
+    ):
+        raise InputError(
+            "there must be references with a label each, finite and as wide as what is labelled",
+            got=f"{len(references)} of {references.shape[1]} channels with {len(labels)} labels, "
+            f"for {cells.shape[1]} channels",
+            remedy="give features of the same blocks, run in float32",
+        )
+    known, codes = torch.unique(labels, return_inverse=True)
+    # Products lose fewer digits of a distance where the features lie around zero.
+    centre = references.float().mean(0)
+    references = references.float() - centre
+    halves = references.square().sum(1) / 2
+    count = min(neighbours, len(references))
+    shortlist = min(count + _SPARE, len(references))
+    size = max(1, _PRODUCT_BYTES // (4 * len(references)))
+    found = [known.new_empty(0)]
+    for part in cells.split(size):
+        rows = part.float() - centre
+        apart = torch.addmm(halves, rows, references.T, alpha=-1)
+        near = _smallest(apart, shortlist).sort(1).values
+        exact = (references[near] - rows[:, None]).square().sum(2, dtype=torch.float64)
+        order = exact.sort(dim=1, stable=True).indices[:, :count]  # of equals the first reference
+        votes = codes[near.gather(1, order)]
+        ballots = votes.new_zeros(len(rows), len(known))
+        ballots.scatter_add_(1, votes, torch.ones_like(votes))
+        found.append(known[ballots.argmax(1)])
+    return torch.cat(found).long()
+
+
+def _smallest(values: Float[Tensor, "n m"], count: int) -> Int64[Tensor, "n k"]:
+    """The places of every row's smallest values, in no order."""
+    m = values.shape[1]
+    groups = m // _GROUP
+    if groups <= 4 * count:
+        return values.topk(count, largest=False, sorted=False).indices
+    # The smallest values lie in the groups with the smallest minima.
+    body = values[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
+    best = body.amin(2).topk(count, largest=False, sorted=False).indices
+    inside = best[:, :, None] * _GROUP + torch.arange(_GROUP, device=values.device)
+    rest = torch.arange(groups * _GROUP, m, device=values.device).expand(len(values), -1)
+    places = torch.cat([inside.flatten(1), rest], 1)
+    chosen = values.gather(1, places).topk(count, largest=False, sorted=False).indices
+    return places.gather(1, chosen)
