@@ -35,8 +35,8 @@ MAE = "facebook/vit-mae-base"
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-# Sides, relative to those a transformer learned its positions at: 448 and 512 where it was 224.
-_WINDOW, _SUPPORT = 2.0, 512 / 224
+# A bank's pictures beside windows: 512 where these are 448.
+_SUPPORT = 512 / 448
 _LONGEST = 800 / 448  # sides of a window
 
 # Pictures that go through a network at once.
@@ -93,14 +93,16 @@ def find_extractors(model: Diffusion, settings: OVDiff) -> dict[str, Extractor]:
             what: Dense = "keys" if name == "clip" else "tokens"
             clip = find_clip(settings.clip, model)
             layer = given(settings.clip_layer)
-            found[name] = ClipFeatures(name=name, clip=clip, what=what, layer=layer)
+            zoom = given(settings.clip_zoom)
+            found[name] = ClipFeatures(name=name, clip=clip, what=what, layer=layer, zoom=zoom)
         else:
             whose = settings.dino if name == "dino" else settings.mae or MAE
             layer = given(settings.vit_layer)
             # 512 for a picture of 448 where positions were learned at 224, as their ratio is.
             side = given(settings.side) if name == "dino" else None
             vit = find_vit(whose, model)
-            found[name] = VitKeys(name=name, vit=vit, layer=layer, side=side)
+            zoom = given(settings.vit_zoom)
+            found[name] = VitKeys(name=name, vit=vit, layer=layer, side=side, zoom=zoom)
     return found
 
 
@@ -186,19 +188,21 @@ class VitKeys:
         vit: The network.
         layer: Whose keys.
         side: Shorter side of a whole picture before windows are cut from it. Windows then keep
-            their scale, the picture's shorter side being twice what positions were learned at.
-            None: windows are brought to a square of that side.
+            their scale, the picture's shorter side being `zoom` times what positions were learned
+            at. None: windows are brought to a square of that side.
+        zoom: 2 for 448 where positions were learned at 224.
     """
 
     name: str
     vit: Features
     layer: int
     side: int | None
+    zoom: float = 2.0
 
     @property
     def identity(self) -> dict[str, object]:
         """What a bank made with this is known by."""
-        return _vit_identity(self.vit, self.layer)
+        return {**_vit_identity(self.vit, self.layer), "zoom": self.zoom}
 
     def __call__(
         self, pictures: Sequence[Picture], *, support: bool = False
@@ -209,16 +213,16 @@ class VitKeys:
         return torch.cat(parts)
 
     def _hw(self, hw: tuple[int, int], support: bool) -> tuple[int, int]:
-        patch, twice = self.vit.patch, self.vit.size * _WINDOW
+        patch, wanted = self.vit.patch, self.vit.size * self.zoom
         if self.side is None:
-            whole = _whole(twice, patch)
+            whole = _whole(wanted, patch)
             return whole, whole
         if support:
             # Such pictures are squares of the diffusion model's size.
-            scale = self.vit.size * _SUPPORT / min(hw)
+            scale = wanted * _SUPPORT / min(hw)
         else:
-            scale = twice / self.side
-            scale = min(scale, twice / min(hw), twice * _LONGEST / max(hw))
+            scale = wanted / self.side
+            scale = min(scale, wanted / min(hw), wanted * _LONGEST / max(hw))
         return _whole(hw[0] * scale, patch), _whole(hw[1] * scale, patch)
 
 
@@ -234,12 +238,14 @@ class ClipFeatures:
         clip: The pair.
         what: "keys" or "tokens".
         layer: Of the image tower.
+        zoom: How much larger windows are seen than what its positions were learned at.
     """
 
     name: str
     clip: Clip
     what: Dense
     layer: int
+    zoom: float = 2.0
 
     @property
     def identity(self) -> dict[str, object]:
@@ -248,6 +254,7 @@ class ClipFeatures:
             "weights": fingerprint(self.clip.model.vision_model),
             "what": self.what,
             "layer": self.layer,
+            "zoom": self.zoom,
             "statistics": [list(one) for one in self._statistics],
         }
 
@@ -260,7 +267,8 @@ class ClipFeatures:
         self, pictures: Sequence[Picture], *, support: bool = False
     ) -> Float[Tensor, "b gh gw d"]:
         """Features of pictures, a vector a patch."""
-        side = _whole(self.clip.size * (_SUPPORT if support else _WINDOW), self.clip.patch)
+        scale = self.zoom * (_SUPPORT if support else 1.0)
+        side = _whole(self.clip.size * scale, self.clip.patch)
         parts = [
             self.clip.features(part, self.what, layer=self.layer, statistics=self._statistics)
             for part in _brought(pictures, (side, side)).split(_BATCH)

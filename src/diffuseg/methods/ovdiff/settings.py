@@ -61,6 +61,9 @@ class OVDiff:
         layers: Patterns on the paths of the layers of "sd".
         vit_layer: Layer of "dino" and "mae", from 0 or, backwards, -1. -1.
         clip_layer: Layer of "clip". -2.
+        vit_zoom: How much larger "dino" and "mae" see a picture of `side` than the pictures their
+            positions were learned at. 2 (448 where it was 224).
+        clip_zoom: The same for "clip", of windows. 2.
         timestep: Noise of "sd". 200.
         noise_seed: Of that noise, the same for every picture. 43.
         parts: Part prototypes of a class and sign, K. 32.
@@ -111,6 +114,8 @@ class OVDiff:
     layers: tuple[str, ...] | None = None
     vit_layer: int | None = None
     clip_layer: int | None = None
+    vit_zoom: float | None = None
+    clip_zoom: float | None = None
     timestep: int | None = None
     noise_seed: int | None = None
     parts: int | None = None
@@ -141,6 +146,8 @@ class OVDiff:
             fine = value is None or (math.isfinite(value) and -1 <= value <= 1)
             check_settings((fine, f"{name} must lie in [-1, 1]", value))
         check_settings(
+            *((held[name] is None or 0.1 <= held[name] <= 16,
+               f"{name} must be 0.1 to 16", held[name]) for name in ("vit_zoom", "clip_zoom")),
             *((held[name] is None or held[name] >= low, f"{name} must be {low} or more", held[name])
               for name, low in least.items()),
             (self.crops is None or min(self.crops, default=0) >= 32,
@@ -203,6 +210,8 @@ _RELEASE: Mapping[str, object] = {
     "layers": SD_LAYERS,
     "vit_layer": -1,
     "clip_layer": -2,
+    "vit_zoom": 2.0,
+    "clip_zoom": 2.0,
     "timestep": 200,
     "noise_seed": 43,
     "parts": 32,
