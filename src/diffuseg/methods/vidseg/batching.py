@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from diffuseg.errors import InputError
@@ -83,8 +83,8 @@ def start_context(
     features: Float[Tensor, "f n c"],
     hw: tuple[int, int],
     *,
-    mask: Int[Tensor, "H W"] | None = None,
-    names: Int[Tensor, " k"] | None = None,
+    mask: Integer[Tensor, "H W"] | None = None,
+    names: Integer[Tensor, " k"] | None = None,
     clusters: Clusters | None = None,
     anchor: int = 0,
 ) -> ContextModel:
@@ -158,7 +158,7 @@ def label_batch(
     features: Float[Tensor, "f n c"],
     hw: tuple[int, int],
     *,
-    tracked: Float[Tensor, "f n d"] | None = None,
+    tracked: Float[Tensor, "g m d"] | None = None,
     clusters: Clusters | None = None,
 ) -> tuple[Int64[Tensor, "f h w"], ContextModel]:
     """Return a batch's labels, and the model that labels the next batch.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from diffuseg.errors import InputError
@@ -82,7 +82,7 @@ class ContextModel:
         held = [one for one in (self.labels, self.bank_labels) if one is not None]
         return tuple(torch.cat(held).unique().tolist()) if held else ()
 
-    def fit(self, features: Float[Tensor, "*n c"], labels: Int[Tensor, "*n"]) -> "ContextModel":
+    def fit(self, features: Float[Tensor, "*n c"], labels: Integer[Tensor, "*m"]) -> "ContextModel":
         """Return the model with these references alone; cells that are `UNNAMED` are left out.
 
         Raises:
@@ -115,7 +115,9 @@ class ContextModel:
             found = vote_nearest(cells, references, labels, neighbours=count)
         return found.unflatten(0, features.shape[:2])
 
-    def update(self, features: Float[Tensor, "*n c"], labels: Int[Tensor, "*n"]) -> "ContextModel":
+    def update(
+        self, features: Float[Tensor, "*n c"], labels: Integer[Tensor, "*m"]
+    ) -> "ContextModel":
         """Return the model of the next batch: it learns from this one, and from the bank.
 
         With `memory` the references so far go into the bank. Centres of clusters stay what they
@@ -136,7 +138,7 @@ class ContextModel:
             return model
         return replace(model, references=cells, labels=named)
 
-    def add(self, features: Float[Tensor, "*n c"], labels: Int[Tensor, "*n"]) -> "ContextModel":
+    def add(self, features: Float[Tensor, "*n c"], labels: Integer[Tensor, "*m"]) -> "ContextModel":
         """Return the model that knows more cells: of an object that has just appeared, say.
 
         With `memory` they stay in the bank, before any of a batch; without, they count until the
@@ -272,7 +274,7 @@ def cluster_cells(
     return Clusters(numbers=numbers.unflatten(0, features.shape[:2]), centres=centres.float())
 
 
-def shrink_labels(labels: Int[Tensor, "H W"], hw: tuple[int, int]) -> Int64[Tensor, "h w"]:
+def shrink_labels(labels: Integer[Tensor, "H W"], hw: tuple[int, int]) -> Int64[Tensor, "h w"]:
     """Return labels on another grid: of every cell the pixel at its centre.
 
     Example:
@@ -292,8 +294,8 @@ def shrink_labels(labels: Int[Tensor, "H W"], hw: tuple[int, int]) -> Int64[Tens
 
 
 def name_clusters(
-    numbers: Int[Tensor, " n"],
-    labels: Int[Tensor, " n"],
+    numbers: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " m"],
     clusters: int,
     *,
     drop: Sequence[int] = (),
@@ -323,8 +325,9 @@ def name_clusters(
             got=f"{len(labels)} labels for {len(numbers)} cells",
             remedy="bring the mask to the grid with shrink_labels",
         )
+    labels = labels.long()  # in 8 bits there is no room for UNNAMED
     fine = (labels != UNNAMED) & ~torch.isin(labels, labels.new_tensor(list(drop)))
-    known, codes = torch.unique(labels[fine].long(), return_inverse=True)
+    known, codes = torch.unique(labels[fine], return_inverse=True)
     names = torch.full((clusters,), UNNAMED, dtype=torch.int64, device=labels.device)
     if not len(known):
         return names
@@ -337,8 +340,8 @@ def name_clusters(
 
 
 def _labelled(
-    features: Float[Tensor, "*n c"], labels: Int[Tensor, "*n"]
-) -> tuple[Float[Tensor, "m c"], Int64[Tensor, " m"]]:
+    features: Float[Tensor, "*n c"], labels: Integer[Tensor, "*m"]
+) -> tuple[Float[Tensor, "r c"], Int64[Tensor, " r"]]:
     """Cells that have a label, in a row."""
     if features.shape[:-1] != labels.shape:
         raise InputError(

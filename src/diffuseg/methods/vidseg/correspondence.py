@@ -7,7 +7,7 @@ track gives way to the one the track mostly has; tracks that jump do not vote.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from diffuseg.errors import InputError
@@ -97,8 +97,8 @@ def track(features: Float[Tensor, "f n c"], hw: tuple[int, int], *, aux: bool = 
 
 @torch.no_grad()
 def refine_labels(
-    labels: Int[Tensor, "f h w"], tracks: Tracks, *, jump: int = 1, signed: bool = False
-) -> Int[Tensor, "f h w"]:
+    labels: Integer[Tensor, "f h w"], tracks: Tracks, *, jump: int = 1, signed: bool = False
+) -> Integer[Tensor, "f h w"]:
     """Return labels in which every track that does not jump has its most frequent label.
 
     Of equally frequent labels the one met first counts. Where tracks meet the one that started
@@ -140,7 +140,7 @@ def refine_labels(
     return result.unflatten(1, tracks.hw)
 
 
-def _most_frequent(labels: Int[Tensor, "f n"]) -> Int[Tensor, " n"]:
+def _most_frequent(labels: Integer[Tensor, "f n"]) -> Integer[Tensor, " n"]:
     """Of every column the most frequent label, of equals the first."""
     frames, n = labels.shape
     size = max(1, _VOTES_BYTES // frames**2)

@@ -1,7 +1,7 @@
 """The nearest neighbours' vote by matrix products: what a brute-force search finds, sooner."""
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from diffuseg.errors import InputError
@@ -17,8 +17,8 @@ _SPARE = 4
 @torch.no_grad()
 def vote_nearest(
     cells: Float[Tensor, "n c"],
-    references: Float[Tensor, "m c"],
-    labels: Int[Tensor, " m"],
+    references: Float[Tensor, "m d"],
+    labels: Integer[Tensor, " r"],
     *,
     neighbours: int = 4,
 ) -> Int64[Tensor, " n"]:
@@ -45,7 +45,7 @@ def vote_nearest(
         len(references) == 0
         or len(labels) != len(references)
         or cells.shape[1] != references.shape[1]
-        or not (references.isfinite().all() and cells.isfinite().all())
+        or not (_finite(references) and _finite(cells))
     ):
         raise InputError(
             "there must be references with a label each, finite and as wide as what is labelled",
@@ -60,32 +60,56 @@ def vote_nearest(
     halves = references.square().sum(1) / 2
     count = min(neighbours, len(references))
     shortlist = min(count + _SPARE, len(references))
+    # A product in single precision is off by `slack` times lengths at most: where the gap behind
+    # the last neighbour is wider than two such errors, nothing has to be looked at again.
+    slack = torch.finfo(torch.float32).eps * references.shape[1]
+    longest = (2 * halves.amax()).sqrt()
     size = max(1, _PRODUCT_BYTES // (4 * len(references)))
     found = [known.new_empty(0)]
     for part in cells.split(size):
         rows = part.float() - centre
         apart = torch.addmm(halves, rows, references.T, alpha=-1)
-        near = _smallest(apart, shortlist).sort(1).values
-        exact = (references[near] - rows[:, None]).square().sum(2, dtype=torch.float64)
-        order = exact.sort(dim=1, stable=True).indices[:, :count]  # of equals the first reference
-        votes = codes[near.gather(1, order)]
+        values, near = _smallest(apart, shortlist)
+        if shortlist > count:
+            lengths = torch.linalg.vector_norm(rows, dim=1)
+            gap = values[:, count] - values[:, count - 1]
+            unsure = gap <= 2 * slack * longest * (lengths + longest)
+            near[unsure] = _ranked(rows[unsure], references, near[unsure])
+        votes = codes[near[:, :count]]
         ballots = votes.new_zeros(len(rows), len(known))
         ballots.scatter_add_(1, votes, torch.ones_like(votes))
         found.append(known[ballots.argmax(1)])
     return torch.cat(found).long()
 
 
-def _smallest(values: Float[Tensor, "n m"], count: int) -> Int64[Tensor, "n k"]:
-    """The places of every row's smallest values, in no order."""
+def _ranked(
+    rows: Float[Tensor, "n c"], references: Float[Tensor, "m c"], near: Int64[Tensor, "n k"]
+) -> Int64[Tensor, "n k"]:
+    """References sorted by differences, which lose no digits; of equals the first is first."""
+    near = near.sort(1).values
+    apart = (references[near] - rows[:, None]).square().sum(2, dtype=torch.float64)
+    return near.gather(1, apart.sort(dim=1, stable=True).indices)
+
+
+def _smallest(
+    values: Float[Tensor, "n m"], count: int
+) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
+    """Every row's smallest values, the smallest first, and their places."""
     m = values.shape[1]
     groups = m // _GROUP
     if groups <= 4 * count:
-        return values.topk(count, largest=False, sorted=False).indices
+        least = values.topk(count, largest=False)
+        return least.values, least.indices
     # The smallest values lie in the groups with the smallest minima.
     body = values[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
     best = body.amin(2).topk(count, largest=False, sorted=False).indices
     inside = best[:, :, None] * _GROUP + torch.arange(_GROUP, device=values.device)
     rest = torch.arange(groups * _GROUP, m, device=values.device).expand(len(values), -1)
     places = torch.cat([inside.flatten(1), rest], 1)
-    chosen = values.gather(1, places).topk(count, largest=False, sorted=False).indices
-    return places.gather(1, chosen)
+    least = values.gather(1, places).topk(count, largest=False)
+    return least.values, places.gather(1, least.indices)
+
+
+def _finite(values: Float[Tensor, "n c"]) -> bool:
+    """Whether all are numbers; sooner than asking each, for NaN is passed on."""
+    return not values.numel() or bool(torch.stack(torch.aminmax(values)).isfinite().all())
