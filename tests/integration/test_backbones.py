@@ -23,10 +23,6 @@ from support import folders
 from support.refusal import refused
 
 KINDS = ("sd15", "sd21", "sdxl")
-# diffusers' DPM solver hands a tensor to numpy the old way.
-quiet_solver = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 
 
 @pytest.fixture(scope="module")
@@ -528,7 +524,6 @@ def test_sampling_is_the_pipeline_s(models, pipes, kind, negative):
     assert torch.equal(drawn, expected)
 
 
-@quiet_solver
 def test_sampling_takes_any_scheduler_and_size(models, pipes, kind):
     pipe, model = pipes[kind], models[kind]
     own = pipe.scheduler
@@ -546,7 +541,6 @@ def test_sampling_takes_any_scheduler_and_size(models, pipes, kind):
     pipe.scheduler = own
 
 
-@quiet_solver
 def test_a_scheduler_of_the_user_s_own_is_left_alone(models):
     mine = DPMSolverMultistepScheduler.from_config(models["sd15"].scheduler, use_karras_sigmas=True)
     drawn = models["sd15"].sample("a dog", steps=3, scheduler=mine)

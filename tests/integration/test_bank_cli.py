@@ -17,9 +17,6 @@ from diffuseg.errors import InputError
 from diffuseg.methods.ovdiff import OVDiff
 from diffuseg.ovdiff import Bank, build_bank, building, contact_sheet
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 SETTINGS = {"number": 2, "steps": 2, "size": 64, "parts": 2, "proposals": "none"}
 METHOD = OVDiff(**SETTINGS, extractors=("sd",))
 OPTIONS = ["--model", "mini", "--device", "cpu", "--batch-size", "2", "--on-empty", "skip"]

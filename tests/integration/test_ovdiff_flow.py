@@ -25,9 +25,6 @@ from diffuseg.ovdiff.building import build_bank
 from diffuseg.ovdiff.explanation import explain
 from diffuseg.ovdiff.segmenter import BankSegmenter, open_segmenter
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 NAMES = ("ball", "grass", "sky")
 TINY = OVDiff(
     number=2, steps=2, size=128, parts=3, cut_size=128, extractors=("sd", "dino"),

@@ -16,10 +16,6 @@ from diffuseg.ovdiff.supports import ClassColumns, draw_supports, negative_promp
 from diffuseg.prompts import build_prompts
 from support import models
 
-# diffusers' DPM solver hands a tensor to numpy the old way.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 SMALL = OVDiff(number=3, steps=2, size=32)
 TEMPLATE = "A good picture of a {}"
 FIELDS = {"number": 1, "steps": 1, "size": 32}
