@@ -65,7 +65,7 @@ def denoise_plain(
     schedule: Schedule,
     *,
     start: int,
-    scales: Float[Tensor, " f"],
+    scales: Float[Tensor, " _f"],
     clip: bool = False,
     rows: int | None = None,
 ) -> Plain:
@@ -121,7 +121,7 @@ def denoise_modulated(
     masks: Bool[Tensor, "l f h w"],
     schedule: Schedule,
     *,
-    strengths: Float[Tensor, " f"],
+    strengths: Float[Tensor, " _f"],
     blended: range,
     grid: tuple[int, int] | None = None,
     rows: int | None = None,

@@ -135,7 +135,7 @@ def as_stored(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
 @torch.no_grad()
 def filter_maps(
     maps: Float[Tensor, "b H W"],
-    masks: Bool[Tensor, "b h w"],
+    masks: Bool[Tensor, "_b h w"],
     *,
     strength: float | None = 0.7,
     normalise: bool = True,

@@ -214,7 +214,7 @@ class Changing:
     Args:
         network: Calls the U-Net; knows text, conditions and precision.
         unet: The U-Net, or anything that has it as `.unet`.
-        kept: Where queries and keys go.
+        kept: Where queries and keys go; also an attribute.
         injected: Layers whose queries and keys are put back, patterns as `attention_of` has them.
         modulated: Layers whose output is added to.
         features: Layers whose queries are kept too, at the step `feature_step`.
@@ -234,7 +234,7 @@ class Changing:
     ) -> None:
         self._network = network
         self._unet = unet
-        self._kept = kept
+        self.kept = kept
         self._injected = injected
         self._modulated = modulated
         self._features = features
@@ -248,10 +248,10 @@ class Changing:
 
     def _edits(self, call: Call) -> tuple[Edit, ...]:
         if call.modulated:
-            put = injection_edits(self._kept, call, self._injected) if self._injected else ()
+            put = injection_edits(self.kept, call, self._injected) if self._injected else ()
             return (*put, *modulation_edits(call, self._modulated))
-        kept = keeping_edits(self._kept, call, self._injected) if self._injected else ()
+        kept = keeping_edits(self.kept, call, self._injected) if self._injected else ()
         if self._features and call.index == self._feature_step:
-            queries = self._kept.keep(call, "q")
+            queries = self.kept.keep(call, "q")
             kept = (*kept, InjectQK(q=queries, layers=self._features, kinds=_KINDS))
         return kept
