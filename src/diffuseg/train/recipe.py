@@ -367,10 +367,10 @@ class MiniRecipe:
 _FINEST = ["up_blocks.3.*"]
 
 PRESET: dict[str, dict[str, object]] = {
-    "attend": {"timestep": 100, "levels": [1, 2], "normalise": "minmax", "self_layers": _FINEST},
+    "attend": {"timestep": 50, "levels": [1, 2], "normalise": "minmax", "self_layers": _FINEST},
     "diffsegmenter": {
         "template": "a photo of {}",
-        "timesteps": [100],
+        "timesteps": [50],
         "levels": [1],
         "weights": [1.0],
         "self_layers": _FINEST,
@@ -389,8 +389,8 @@ PRESET: dict[str, dict[str, object]] = {
         "self_layers": _FINEST,
         "self_heads": "all",
         "clusters": 0,
-        "ent": 0.015,
-        "iterations": 2,
+        "ent": 0.06,
+        "iterations": 1,
         "edges": 32,
         "background": "none",
     },
@@ -403,6 +403,25 @@ PRESET: dict[str, dict[str, object]] = {
         "assign": "nearest",
     },
     "kmeans": {"k": 4},
+    "ovdiff": {
+        "number": 8,
+        "template": "a {}",
+        "guidance": 5.0,
+        "steps": 12,
+        "proposals": "none",
+        "extractors": ["sd"],
+        "layers": ["up_blocks.3.*"],
+        "vit_zoom": 1.0,
+        "timestep": 50,
+        "parts": 8,
+        "background": "none",
+        "cut_size": 256,
+        "side": 256,
+        "crops": [256],
+        "stride": 128,
+        "whole": False,
+        "pamr": 10,
+    },
     "semantic-diffseg": {"cross_layers": ["up_blocks.2.*", "up_blocks.3.*"]},
 }
 """Settings written into the exported folder, by method.
