@@ -3,10 +3,11 @@
     python scripts/ablations.py --report out/ablations     about a quarter of an hour on one core
     python scripts/docs.py                                 fills the page from what was measured
 
-Three parts. The curves of DiffSeg's Fig. 11: one setting at a time, on scenes of the split "val".
+Four parts. The curves of DiffSeg's Fig. 11: one setting at a time, on scenes of the split "val".
 The rows of its table: DiffSeg, k-means, DBSCAN and DinoSeg, and names by Semantic DiffSeg, on
 scenes of the split "test", on which nothing was chosen: the `quantile` of DBSCAN and the
-fixed threshold of DiffSeg are the best on "val". The tables of iSeg and DiffSegmenter, on "val".
+fixed threshold of DiffSeg are the best on "val". The tables of iSeg, DiffSegmenter and OVDiff, on
+"val".
 
 Stopped runs go on where they were. What the page shows is copied to docs/assets/ablations. A method
 that cannot be run, because a companion of the model is missing, is left out and named.
@@ -27,6 +28,9 @@ sys.path.insert(0, str(ROOT / "src"))
 
 PAPERS = ("iseg", "diffsegmenter")
 """Methods whose own tables are measured."""
+
+BANKED = ("components", "kinds", "parts")
+"""OVDiff's tables that need no more pictures than the preset draws."""
 
 TABLE: list[tuple[str, str, str, str | None]] = [
     ("diffseg", "DiffSeg", "diffseg", None),
@@ -59,6 +63,7 @@ def main() -> None:
     measure_curves(options)
     measure_rows(options)
     measure_papers(options)
+    measure_banks(options)
 
 
 def measure_curves(options: argparse.Namespace) -> None:
@@ -110,6 +115,36 @@ def measure_papers(options: argparse.Namespace) -> None:
         for table in found.tables:
             if (folder / f"{table}.png").is_file():
                 shutil.copyfile(folder / f"{table}.png", ASSETS / f"{name}-{table}.png")
+        shutil.copyfile(folder / "ablation.json", ASSETS / f"{name}.json")
+
+
+def measure_banks(options: argparse.Namespace) -> None:
+    """Measure OVDiff's tables: all classes, as on Context, and things alone, as on VOC.
+
+    With the paper's background and proposals, and windows of two sizes, whatever the preset has.
+    """
+    from diffuseg.eval.ablation import ablate
+    from diffuseg.methods import OVDiff
+
+    method = OVDiff(
+        background="prototypes", proposals="maskcut", crops=(256, 192), stride=64, pamr=0
+    )
+    for data, name, tables in (
+        ("scenes", "ovdiff", BANKED),
+        ("scenes-things", "ovdiff-things", BANKED[:1]),
+    ):
+        folder = options.report / name
+        timed(
+            name,
+            ablate,
+            data,
+            method=method,
+            tables=tables,
+            model=options.model,
+            split="val",
+            limit=options.papers,
+            report=folder,
+        )
         shutil.copyfile(folder / "ablation.json", ASSETS / f"{name}.json")
 
 
