@@ -109,9 +109,13 @@ class Diffusion(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def encode(
-        self, image: Float[Tensor, "b 3 H W"], *, max_batch: int = ...
+        self,
+        image: Float[Tensor, "b 3 H W"],
+        *,
+        max_batch: int = ...,
+        noise: Float[Tensor, "#b c h w"] | None = ...,
     ) -> Float[Tensor, "b c h w"]:
-        """Pixels in [0, 1] to latents: the autoencoder's mean, scaled."""
+        """Pixels in [0, 1] to latents: the autoencoder's mean, or with noise a draw, scaled."""
         ...
 
     def decode(

@@ -90,13 +90,18 @@ class StableDiffusion:
         return f"{self.name} from {self.source} ({self.dtype} on {self.device})"
 
     def encode(
-        self, image: Float[Tensor, "b 3 H W"], *, max_batch: int = 4
+        self,
+        image: Float[Tensor, "b 3 H W"],
+        *,
+        max_batch: int = 4,
+        noise: Float[Tensor, "#b c h w"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Pixels in [0, 1] to latents: the mean of the autoencoder's posterior, scaled.
 
         Args:
             image: Sides must be multiples of `scale`.
             max_batch: Images that go through the autoencoder at once.
+            noise: Standard normal; with it latents are drawn from the posterior.
 
         Raises:
             InputError: A side is no multiple of `scale`.
@@ -104,11 +109,14 @@ class StableDiffusion:
         self._check_sides(image.shape[-2], image.shape[-1])
         with _graph_if_asked(image):
             pixels = image.to(self.vae.device, self.vae.dtype) * 2 - 1
-            means = [
-                self.vae.encode(part, return_dict=False)[0].mean for part in pixels.split(max_batch)
+            posteriors = [
+                self.vae.encode(part, return_dict=False)[0] for part in pixels.split(max_batch)
             ]
+            latents = torch.cat([one.mean for one in posteriors])
+            if noise is not None:
+                latents = latents + torch.cat([one.std for one in posteriors]) * noise.to(latents)
             shift, factor = self._latent_units()
-            return ((torch.cat(means) - shift) * factor).to(self.dtype)
+            return ((latents - shift) * factor).to(self.dtype)
 
     def decode(
         self, latents: Float[Tensor, "b c h w"], *, max_batch: int = 4

@@ -30,7 +30,8 @@ class VidSeg:
         steps: Of the sampler. 25.
         feature_step: Whose queries are features. The last.
         modulate_step: Where noising stops and modulation acts. 22; 17 (of 25, else that share).
-        noise: "additive": noise is added up to `modulate_step`. "inversion": the sampler backwards.
+        noise: "additive": noise is added up to `modulate_step`. "shared": the same noise for all
+            frames. "inversion": the sampler backwards.
         sample_posterior: Whether latents are drawn from the encoder's distribution, or its mean.
         seed: Of that and the noise, set again for every batch. 1.
         guidance: Of the last frame, towards the empty prompt or the conditioning frame. 5; 2.5.
@@ -88,7 +89,7 @@ class VidSeg:
     steps: int | None = None
     feature_step: int | None = None
     modulate_step: int | None = None
-    noise: Literal["additive", "inversion"] | None = None
+    noise: Literal["additive", "shared", "inversion"] | None = None
     sample_posterior: bool | None = None
     seed: int | None = None
     guidance: float | None = None

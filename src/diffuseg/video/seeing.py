@@ -1,0 +1,192 @@
+"""A batch of frames shown to Stable Diffusion: latents, the unmodulated pass, its features.
+
+What VidSeg's steps on tensors need of a model, and no more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from diffuseg.attention.layers import LayerId, layers_of
+from diffuseg.backbones import Diffusion
+from diffuseg.backbones.protocols import TextEmbedding
+from diffuseg.errors import InputError
+from diffuseg.methods.settings import given
+from diffuseg.methods.vidseg.context import aggregate_queries
+from diffuseg.methods.vidseg.denoising import Plain, denoise_plain, invert
+from diffuseg.methods.vidseg.modulation import Changing, Kept, attention_of
+from diffuseg.methods.vidseg.network import Call, Network
+from diffuseg.methods.vidseg.schedule import Schedule, guidance_scales, sd_schedule
+from diffuseg.methods.vidseg.settings import BLOCKS, Modulated, VidSeg
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What a model made of a batch.
+
+    Attributes:
+        features: By which cells are labelled.
+        tracked: By which cells are followed; None where nothing is.
+        grid: Rows and columns of both.
+        modulated_grid: Of the layers that are modulated.
+        plain: The unmodulated pass.
+        network: As the modulated passes call it.
+        schedule: Noise levels.
+    """
+
+    features: Float[Tensor, "f n c"]
+    tracked: Float[Tensor, "g m d"] | None
+    grid: tuple[int, int]
+    modulated_grid: tuple[int, int]
+    plain: Plain
+    network: Network
+    schedule: Schedule
+
+
+@torch.no_grad()
+def look(
+    model: Diffusion, settings: VidSeg, frames: Sequence[Pixels], *, rows: int | None = None
+) -> Seen:
+    """Show frames to a model.
+
+    Args:
+        model: Stable Diffusion, with attention in all of `BLOCKS` that settings name.
+        settings: `VidSeg.ready("sd")`.
+        frames: Of one size.
+        rows: Most rows in a call of the U-Net; all by default.
+
+    Raises:
+        InputError: The model lacks a block.
+    """
+    count, start = len(frames), given(settings.modulate_step)
+    step, drawn = given(settings.feature_step), given(settings.sample_posterior)
+    hw = seen_hw(frames[0].shape[:2], model, settings)
+    images = torch.stack([_brought(one, hw) for one in frames])
+    # Set again for every batch: batches of one size get the same noise.
+    generator = torch.Generator().manual_seed(given(settings.seed))
+    shape = (
+        1 if settings.noise == "shared" else count,
+        int(model.unet.config["in_channels"]),  # pyright: ignore
+        *(side // model.scale for side in hw),
+    )
+    noise = torch.randn(shape, generator=generator) if drawn else None
+    latents = model.encode(images, noise=noise).float()
+    latent_hw = latents.shape[-2], latents.shape[-1]
+
+    layers = layers_of(model)
+    kind: Modulated = "cross" if settings.feature == "cross_q" else "self"
+    featured = [_layer(layers, block, kind) for block in given(settings.feature_blocks)]
+    followed = _layer(layers, given(settings.track_block), "self") if settings.refine else None
+    grid = featured[0].hw(latent_hw)
+    modulated = attention_of([given(settings.modulate_block)], given(settings.modulated))
+    target = _layer(layers, given(settings.modulate_block), given(settings.modulated)[0])
+
+    schedule = sd_schedule(
+        given(settings.steps),
+        alphas=getattr(model, "alphas", None),
+        prediction=model.prediction,
+    )
+    scales = guidance_scales(count, (given(settings.guidance_first), given(settings.guidance)))
+    named = tuple(one.name for one in (*featured, *([followed] if followed else ())))
+    base = text_network(model)
+    network = Changing(
+        base,
+        model,
+        kept=Kept(count),
+        # What is put back holds the features; without modulation nothing else need be kept.
+        injected=attention_of(BLOCKS, ("self", "cross")) if settings.modulate else (),
+        modulated=modulated,
+        features=() if settings.modulate else named,
+        feature_step=step,
+    )
+    if settings.noise == "inversion":
+        noisy = invert(base, latents, schedule, start=start, scales=scales, rows=rows)
+    else:
+        noisy = schedule.add_noise(latents, torch.randn(shape, generator=generator), start)
+    plain = denoise_plain(network, noisy, schedule, start=start, scales=scales, rows=rows)
+    kept = network.kept
+    return Seen(
+        features=aggregate_queries([kept.queries(step, one.name) for one in featured]),
+        tracked=kept.queries(step, followed.name).float() if followed else None,
+        grid=grid,
+        modulated_grid=target.hw(latent_hw),
+        plain=plain,
+        network=network,
+        schedule=schedule,
+    )
+
+
+def text_network(model: Diffusion) -> Network:
+    """Return a model's U-Net as the loops of denoising call it.
+
+    The conditional half has the empty prompt; the unconditional half has zeros, not the empty
+    prompt, as the authors' code has it.
+    """
+    empty = model.embed("")
+    without = torch.zeros_like(empty.vectors)
+
+    def network(x: Float[Tensor, "r c h w"], call: Call) -> Float[Tensor, "r2 c h w"]:
+        halves = (without, empty.vectors)[2 - call.halves :]
+        rows = len(x) * call.halves
+        text = TextEmbedding(
+            vectors=torch.cat([one.expand(len(x), -1, -1) for one in halves]),
+            prompts=empty.prompts * rows,
+            tokens=empty.tokens * rows,
+            mask=None if empty.mask is None else empty.mask.expand(rows, -1),
+            pooled=None if empty.pooled is None else empty.pooled.expand(rows, -1),
+        )
+        return model.denoise(x.repeat(call.halves, 1, 1, 1), int(call.time), text)
+
+    return network
+
+
+def seen_hw(hw: tuple[int, ...], model: Diffusion, settings: VidSeg) -> tuple[int, int]:
+    """Return the height and width at which a model sees frames of size `hw`.
+
+    Sides are brought down to multiples of `settings.multiple`, but never to nothing.
+
+    Raises:
+        InputError: That is no multiple of the model's own cells.
+    """
+    multiple = given(settings.multiple)
+    if multiple % model.scale:
+        raise InputError(
+            f"multiple must be one of the model's {model.scale} pixels a cell",
+            got=multiple,
+            remedy=f"use {max(1, multiple // model.scale) * model.scale}, or leave it out",
+        )
+    height, width = settings.size or hw
+    return max(multiple, height // multiple * multiple), max(multiple, width // multiple * multiple)
+
+
+def stride(model: Diffusion) -> int:
+    """Return the pixels that one cell of a model's coarsest grid stands for."""
+    return model.scale * max(one.factor for one in layers_of(model))
+
+
+def _layer(layers: Sequence[LayerId], block: int, kind: Modulated) -> LayerId:
+    """The first attention of its kind in a decoder block."""
+    [pattern] = attention_of([block], [kind])
+    found = next((one for one in layers if fnmatchcase(one.name, pattern)), None)
+    if found is None:
+        raise InputError(
+            f"the model must have {kind}-attention in decoder block {block}",
+            got="none there",
+            remedy="use Stable Diffusion 1.x or 2.x, or choose other blocks",
+        )
+    return found
+
+
+def _brought(pixels: Pixels, hw: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    if pixels.shape[:2] != hw:
+        picture = PIL.Image.fromarray(pixels)
+        pixels = np.array(picture.resize((hw[1], hw[0]), PIL.Image.Resampling.BICUBIC))
+    return torch.tensor(pixels).permute(2, 0, 1).float() / 255

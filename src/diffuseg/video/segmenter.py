@@ -1,0 +1,539 @@
+"""Videos segmented batch by batch: VidSeg and EmerDiff, with a model, on frames of any source.
+
+Memory does not grow with the length: the last batch is held back, as only then is known whether the
+next one is full; frames before the anchor are held until it has come.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64
+from torch import Tensor
+
+from diffuseg.api import build_segmenter
+from diffuseg.backbones import Diffusion
+from diffuseg.errors import DiffusegError, InputError
+from diffuseg.image import read_image
+from diffuseg.labelmaps import resized_labels
+from diffuseg.methods.settings import given, with_preset
+from diffuseg.methods.vidseg import EMERDIFF, VidSeg
+from diffuseg.methods.vidseg.batching import (
+    Batch,
+    batches,
+    cluster_settings,
+    label_batch,
+    start_context,
+)
+from diffuseg.methods.vidseg.context import Clusters, ContextModel
+from diffuseg.methods.vidseg.denoising import denoise_modulated
+from diffuseg.methods.vidseg.differences import (
+    Compat,
+    Fusion,
+    as_stored,
+    difference_maps,
+    filter_maps,
+    to_images,
+)
+from diffuseg.methods.vidseg.modulation import frame_strengths, label_masks
+from diffuseg.models import find_model, model_name
+from diffuseg.prompts import parse_classes
+from diffuseg.video.naming import (
+    Named,
+    check_proportions,
+    find_words,
+    number_names,
+    read_anchor,
+    words_of_clusters,
+)
+from diffuseg.video.reading import Video, open_video
+from diffuseg.video.seeing import Pixels, Seen, look, seen_hw, stride
+
+log = logging.getLogger(__name__)
+
+VIDEO_METHODS: Mapping[str, Mapping[str, object]] = {"vidseg": {}, "emerdiff": EMERDIFF}
+"""What segments videos, by the name users type, with what it changes of VidSeg's settings."""
+
+# Rows of latents in a call of the U-Net: 14 frames, both halves.
+_ROWS = 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoLabels:
+    """One frame segmented.
+
+    Attributes:
+        index: Its place, from 0.
+        labels: Of every pixel.
+        names: Of every label, in order.
+        pixels: The frame.
+    """
+
+    index: int
+    labels: Int32[np.ndarray, "h w"]
+    names: tuple[str, ...]
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chain:
+    """What the next batch starts from.
+
+    Attributes:
+        model: By which it is labelled.
+        values: All labels there are.
+        names: Theirs, and of labels that are not there.
+    """
+
+    model: ContextModel
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """Frames that were segmented together; a later piece overwrites what it shares.
+
+    Attributes:
+        first: Index of the first.
+        labels: Of each.
+        frames: The pictures.
+        chain: For the next piece.
+    """
+
+    first: int
+    labels: list[Int32[np.ndarray, "h w"]]
+    frames: list[Pixels]
+    chain: Chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoSegmenter:
+    """A model, settings and what labels mean: frames in, labels out.
+
+    Made by `open_video_segmenter`.
+
+    Attributes:
+        model: Stable Diffusion.
+        settings: Ready for it.
+        named: What it is told.
+        anchor: Index of the frame it is told that of.
+        looks: Frames of the anchor's batch in which words are looked for, the anchor among them.
+        rows: Most rows of latents in a call of the U-Net.
+        method: Name.
+    """
+
+    model: Any
+    settings: VidSeg
+    named: Named
+    anchor: int = 0
+    looks: int = 1
+    rows: int = _ROWS
+    method: str = "vidseg"
+
+    def __call__(self, frames: object) -> Iterator[VideoLabels]:
+        """Segment frames in order, see `segment_video`."""
+        held: Piece | None = None
+        failed: DiffusegError | None = None
+        try:
+            for piece in self.pieces(frames):
+                if held is not None:
+                    yield from _labelled(held, piece.first)
+                held = piece
+        except DiffusegError as error:
+            failed = error
+        if held is not None:
+            yield from _labelled(held, held.first + len(held.labels))
+        if failed is not None:
+            raise failed
+
+    def pieces(
+        self, frames: object, *, done: int = 0, chain: Chain | None = None
+    ) -> Iterator[Piece]:
+        """Segment frames a piece at a time; the first goes from frame 0 to the anchor's batch.
+
+        Args:
+            frames: As for `segment_video`.
+            done: Frames that need not be done again: the end of an earlier piece.
+            chain: What that piece gave; the same pieces follow as did or would have then.
+
+        Raises:
+            InputError: Frames cannot be read, there are none, or their size changes. Pieces of all
+                good frames come first.
+        """
+        size = given(self.settings.batch)
+        begin = max(0, done - size) if chain is not None else 0
+        source = _Source(frames, begin)
+        if chain is None:
+            whole = (self.anchor // size + 1) * size
+            held = source.take(whole + size)
+            ended = len(held) < whole + size
+            if ended and not 0 <= self.anchor < len(held):
+                source.check()
+                raise InputError(
+                    "the anchor must be a frame of the video" if held else "a video has frames",
+                    got=f"frame {self.anchor} of {len(held)}",
+                    remedy="count frames from 0",
+                )
+            now = held if ended else held[:whole]
+            piece = self._opening(now)
+            yield piece
+            chain, at = piece.chain, len(now)
+            last, held = now[-size:], held[len(now) :]
+        else:
+            last, held, at = source.take(done - begin), [], done
+        while new := held or source.take(size):
+            # The last batch is moved back to be full.
+            frames_now = [*last, *new][-size:]
+            first = at + len(new) - len(frames_now)
+            labels, chain = self._continued(frames_now, chain)
+            at += len(new)
+            yield Piece(first=first, labels=labels, frames=frames_now, chain=chain)
+            last, held = frames_now, []
+        source.check()
+
+    def _opening(self, frames: list[Pixels]) -> Piece:
+        """The frames up to the anchor's batch: from there back to the first."""
+        labels: dict[int, Int32[np.ndarray, "h w"]] = {}
+        plan = batches(len(frames), given(self.settings.batch), anchor=self.anchor)
+        chains: list[Chain] = []
+        for batch in plan:
+            pixels = [frames[i] for i in batch.frames]
+            if batch.after is None:
+                found, chain = self._started(pixels, batch)
+            else:
+                found, chain = self._continued(pixels, chains[batch.after])
+            chains.append(chain)
+            labels |= {i: found[i - batch.frames.start] for i in batch.kept}
+        onward = max(range(len(plan)), key=lambda number: plan[number].frames.stop)
+        return Piece(
+            first=0,
+            labels=[labels[i] for i in range(len(frames))],
+            frames=frames,
+            chain=chains[onward],
+        )
+
+    def _started(
+        self, frames: list[Pixels], batch: Batch
+    ) -> tuple[list[Int32[np.ndarray, "h w"]], Chain]:
+        """The anchor's batch."""
+        settings, seen = self.settings, self._seen(frames)
+        place, names = self.anchor - batch.frames.start, self.named.names
+        mask, words, clusters = self.named.mask, None, None
+        if mask is not None:
+            check_proportions(mask.numpy(), (frames[0].shape[0], frames[0].shape[1]))
+        clustered = settings.classifier == "centroids" or settings.naming == "text"
+        if clustered:
+            clusters = cluster_settings(settings, seen.features)
+        if self.named.find is not None:
+            places = _spread(len(frames), place, self.looks)
+            cells, names = find_words(self.named, [frames[i] for i in places], seen.grid)
+            mask = cells[0]
+            if clusters is not None:
+                words = words_of_clusters(clusters, places, cells)
+        model = start_context(
+            settings, seen.features, seen.grid, mask=mask, names=words, clusters=clusters,
+            anchor=place,
+        )  # fmt: skip
+        chain = Chain(model=model, values=model.known, names=names)
+        return self._finished(seen, frames, chain, clusters)
+
+    def _continued(
+        self, frames: list[Pixels], chain: Chain
+    ) -> tuple[list[Int32[np.ndarray, "h w"]], Chain]:
+        return self._finished(self._seen(frames), frames, chain)
+
+    def _seen(self, frames: list[Pixels]) -> Seen:
+        return look(self.model, self.settings, frames, rows=self.rows)
+
+    def _finished(
+        self, seen: Seen, frames: list[Pixels], chain: Chain, clusters: Clusters | None = None
+    ) -> tuple[list[Int32[np.ndarray, "h w"]], Chain]:
+        coarse, model = label_batch(
+            self.settings, chain.model, seen.features, seen.grid, tracked=seen.tracked,
+            clusters=clusters,
+        )  # fmt: skip
+        hw = frames[0].shape[0], frames[0].shape[1]
+        if self.settings.modulate:
+            fine = self._modulated(seen, coarse, chain.values, hw).cpu().numpy()
+        else:
+            fine = [resized_labels(one.numpy(), hw) for one in coarse.cpu()]
+        return [one.astype(np.int32) for one in fine], replace(chain, model=model)
+
+    def _modulated(
+        self,
+        seen: Seen,
+        coarse: Int64[Tensor, "f h w"],
+        values: Sequence[int],
+        hw: tuple[int, int],
+    ) -> Int64[Tensor, "f H W"]:
+        """Labels of pixels: where pushing and pulling a label changes the image most."""
+        settings, count = self.settings, len(coarse)
+        compat: Compat = given(settings.compat)
+        masks = label_masks(coarse, values)
+        fusion = Fusion(count, hw, values, device=coarse.device)
+        parts = denoise_modulated(
+            seen.network,
+            seen.plain,
+            masks,
+            seen.schedule,
+            strengths=frame_strengths(count, given(settings.strength), settings.strength_first),
+            blended=settings.blended,
+            grid=seen.modulated_grid,
+            rows=self.rows,
+        )
+        for part in parts:
+            images = [
+                to_images(self.model.decode(one), hw) for one in (part.positive, part.negative)
+            ]
+            maps = difference_maps(
+                *images,
+                side=given(settings.blur_side),
+                width=given(settings.blur_width),
+                compat=compat,
+            )
+            if compat == "reference":
+                maps = as_stored(maps)
+            maps = filter_maps(
+                maps,
+                masks[part.labels, part.frames],
+                strength=settings.filter_strength if settings.filter else None,
+                normalise=given(settings.normalise),
+            )
+            fusion.add(part.labels, part.frames, maps)
+        return fusion.labels()
+
+
+def open_video_segmenter(
+    model: object = None,
+    settings: VidSeg | None = None,
+    *,
+    method: str = "vidseg",
+    anchor: object = None,
+    anchor_frame: int = 0,
+    classes: object = None,
+    clusters: int | None = None,
+    namer: object = "attend",
+    class_filter: object = None,
+    looks: int = 1,
+    rows: int = _ROWS,
+) -> VideoSegmenter:
+    """Return a callable that segments videos; see `segment_video` for the arguments.
+
+    Raises:
+        InputError: Something named does not exist or does not fit.
+        WeightsError: The model's weights are not to be had.
+
+    Example:
+        >>> find = open_video_segmenter("mini", clusters=6)  # doctest: +SKIP
+        >>> for frame in find("in.mp4"):  # doctest: +SKIP
+        ...     print(frame.index, frame.labels.shape)
+    """
+    if method not in VIDEO_METHODS:
+        raise InputError(
+            "the method must be one that segments videos",
+            got=method,
+            remedy=f"use one of {', '.join(VIDEO_METHODS)}",
+        )
+    told = [one is not None for one in (anchor, classes, clusters)]
+    if sum(told) > 1:
+        raise InputError(
+            "labels come from a mask, from words, or from clusters alone",
+            got="more than one of anchor, classes and clusters",
+            remedy="choose one; their number with words or a mask is the setting clusters",
+        )
+    if looks < 1 or rows < 1 or anchor_frame < 0:
+        raise InputError(
+            "looks and rows must be 1 or more, the anchor's frame 0 or more",
+            got=(looks, rows, anchor_frame),
+            remedy="leave them out",
+        )
+    mask = None if anchor is None else read_anchor(anchor)
+    held: Diffusion = find_model(model)
+    chosen = _ready(held, settings or VidSeg(), method, anchor, classes, clusters)
+    find = None
+    if classes is not None:
+        find = build_segmenter(held, namer, classes, class_filter=class_filter)
+        names = tuple(one.name for one in parse_classes(classes))
+    elif mask is not None:
+        names = number_names(mask)
+    else:
+        names = tuple(f"cluster {one}" for one in range(given(chosen.clusters)))
+    log.info("model %s, method %s", model_name(held), method)
+    return VideoSegmenter(
+        model=held,
+        settings=chosen,
+        named=Named(names=names, mask=mask, find=find),
+        anchor=anchor_frame,
+        looks=looks,
+        rows=rows,
+        method=method,
+    )
+
+
+def segment_video(
+    frames: object,
+    model: object = None,
+    *,
+    settings: VidSeg | None = None,
+    method: str = "vidseg",
+    anchor: object = None,
+    anchor_frame: int = 0,
+    classes: object = None,
+    clusters: int | None = None,
+    namer: object = "attend",
+    class_filter: object = None,
+    looks: int = 1,
+    rows: int = _ROWS,
+) -> Iterator[VideoLabels]:
+    """Segment a video frame after frame; all of it is never held.
+
+    Args:
+        frames: A file, folder or address, see `open_video`; a `Video`; an array `f h w 3`; or
+            anything that yields pictures, of which all have one size.
+        model: As for `segment`; Stable Diffusion 1.x or 2.x, or "mini".
+        settings: Of VidSeg. What is left open comes from the method, the model's preset, the paper.
+        method: "vidseg", or "emerdiff": every frame by itself.
+        anchor: Labels of one frame: an array, or a PNG with a number for every pixel. Any size.
+        anchor_frame: Which frame; those before it are held until it has come.
+        classes: Instead: words, found in the anchor's frame by `namer`.
+        clusters: Instead: how many parts without names. What is done if nothing is given.
+        namer: A method of images that looks for words.
+        class_filter: What says which of the classes are there, as for `segment`.
+        looks: Frames of the anchor's batch in which words are looked for.
+        rows: Most rows of latents in a call of the U-Net; fewer need less memory.
+
+    Yields:
+        The frames with their labels, in order. With a mask labels are its own.
+
+    Raises:
+        InputError: A frame cannot be read, after all that could; an argument does not fit.
+        WeightsError: The model's weights are not to be had.
+
+    Example:
+        >>> for one in segment_video("in.mp4", "mini", classes="ball, grass"):  # doctest: +SKIP
+        ...     print(one.index, one.names)
+    """
+    find = open_video_segmenter(
+        model,
+        settings,
+        method=method,
+        anchor=anchor,
+        anchor_frame=anchor_frame,
+        classes=classes,
+        clusters=clusters,
+        namer=namer,
+        class_filter=class_filter,
+        looks=looks,
+        rows=rows,
+    )
+    return find(frames)
+
+
+def _ready(
+    model: Diffusion,
+    settings: VidSeg,
+    method: str,
+    anchor: object,
+    classes: object,
+    clusters: int | None,
+) -> VidSeg:
+    naming = "clusters" if anchor is None else "anchor"
+    if classes is not None:
+        naming = "text"
+    if clusters is not None:
+        if settings.clusters not in (None, clusters):
+            raise InputError(
+                "the number of clusters must be given once",
+                got=f"{clusters} and {settings.clusters}",
+                remedy="leave one of them out",
+            )
+        settings = replace(settings, clusters=clusters)
+    if settings.naming is None:
+        settings = replace(settings, naming=naming)
+    # Needs a mask, but none was given; or one was, and would not be looked at.
+    fits = {"clusters": ("clusters",), "anchor": ("anchor", "mask"), "text": ("text", "mask")}
+    if settings.naming not in fits[naming]:
+        raise InputError(
+            f"naming must be {' or '.join(fits[naming])} with what is given",
+            got=settings.naming,
+            remedy="leave it out; give a mask as anchor, words as classes",
+        )
+    if settings.crf:
+        raise InputError("crf must be false", got=True, remedy="refine the labels afterwards")
+    chosen = with_preset(settings, model.preset.get(method, {}))
+    changes = dict(VIDEO_METHODS[method])
+    if chosen.steps is not None and isinstance(step := changes.get("modulate_step"), int):
+        # The same noise whatever the number of steps.
+        changes["modulate_step"] = min(chosen.steps - 1, round(step / 25 * chosen.steps))
+    chosen = with_preset(chosen, changes)
+    chosen = with_preset(chosen, {"multiple": min(64, stride(model))})
+    chosen = chosen.ready("sd")
+    seen_hw((64, 64), model, chosen)
+    return chosen
+
+
+def _labelled(piece: Piece, end: int) -> Iterator[VideoLabels]:
+    """The frames of a piece that no later one has."""
+    for place, (labels, pixels) in enumerate(zip(piece.labels, piece.frames, strict=True)):
+        if (index := piece.first + place) < end:
+            yield VideoLabels(index=index, labels=labels, names=piece.chain.names, pixels=pixels)
+
+
+def _spread(count: int, place: int, looks: int) -> list[int]:
+    """A frame, and others evenly over the batch."""
+    others = np.linspace(0, count - 1, min(looks, count)).round().astype(int).tolist()
+    kept = [one for one in dict.fromkeys(others) if one != place]
+    return [place, *kept[: looks - 1]]
+
+
+class _Source:
+    """Frames of anything, some at a time; an error is kept until all good frames are used."""
+
+    def __init__(self, frames: object, start: int) -> None:
+        self._frames = _pixels(frames, start)
+        self._size: tuple[int, ...] | None = None
+        self._error: DiffusegError | None = None
+
+    def take(self, count: int) -> list[Pixels]:
+        """As many frames as there are, up to a number."""
+        taken: list[Pixels] = []
+        if self._error is not None:
+            return taken
+        try:
+            for pixels in islice(self._frames, count):
+                if self._size not in (None, pixels.shape):
+                    raise InputError(
+                        "all frames of a video must have one size",
+                        got=f"{pixels.shape[0]}x{pixels.shape[1]} after "
+                        f"{self._size[0]}x{self._size[1]}",
+                        remedy="bring them to one size first",
+                    )
+                self._size = pixels.shape
+                taken.append(pixels)
+        except DiffusegError as error:
+            self._error = error
+        return taken
+
+    def check(self) -> None:
+        """Raise what was kept."""
+        if self._error is not None:
+            raise self._error
+
+
+def _pixels(frames: object, start: int) -> Iterator[Pixels]:
+    if isinstance(frames, str | os.PathLike):
+        frames = open_video(frames)
+    if isinstance(frames, Video):
+        return (one.pixels for one in frames.frames(start))
+    if not isinstance(frames, Iterable):
+        raise InputError(
+            "frames must be a file, a folder, a Video or pictures in order",
+            got=type(frames).__name__,
+            remedy='give "in.mp4", or a list of arrays',
+        )
+    return (read_image(one).pixels for one in islice(frames, start, None))
