@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffuseg.cli import bank, evaluating, machine, making, segmenting, selecting
+from diffuseg.cli import bank, evaluating, machine, making, segmenting, selecting, video
 from diffuseg.cli.terminal import Commands, stdout
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 train = typer.Typer(help="Train models.", no_args_is_help=True)
 
 app.command()(segmenting.segment)
+app.command()(video.video)
 app.command()(selecting.select)
 app.command()(segmenting.demo)
 app.command()(segmenting.record)
@@ -31,6 +32,7 @@ app.command()(evaluating.evaluate)
 app.command()(evaluating.sweep)
 app.command()(evaluating.ablate)
 app.command()(selecting.evaluate_clicks)
+app.command()(video.evaluate_video)
 app.command()(evaluating.quality)
 app.command()(machine.models)
 app.command()(machine.doctor)

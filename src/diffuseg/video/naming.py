@@ -96,7 +96,7 @@ def number_names(mask: Integer[Tensor, "H W"]) -> tuple[str, ...]:
 
 def find_words(
     named: Named, frames: Sequence[Pixels], grid: tuple[int, int]
-) -> tuple[Int64[Tensor, "f h w"], tuple[str, ...]]:
+) -> tuple[Int64[Tensor, "g a b"], tuple[str, ...]]:
     """Look for words in frames; return labels of cells, and the names they are numbers of.
 
     Names an image method adds by itself, such as a background, come behind the others.

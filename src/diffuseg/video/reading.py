@@ -81,6 +81,11 @@ class Video:
         return f"Video {self.size[0]}x{self.size[1]}, {rate}, {length}"
 
     @property
+    def live(self) -> bool:
+        """Whether it can be read only once."""
+        return self._live is not None
+
+    @property
     def expected(self) -> int | None:
         """About how many frames there are, for progress bars; None: not known."""
         if self.length is not None or self.seconds is None:

@@ -1,0 +1,366 @@
+"""A method over a set of videos: each segmented from its anchor, scored, and reported."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diffuseg.api import find_model
+from diffuseg.errors import InputError
+from diffuseg.eval.metrics import ConfusionMatrix
+from diffuseg.eval.report import weights_line
+from diffuseg.eval.runner import identify, versions
+from diffuseg.eval.video_datasets import VOID, SceneClips, VideoDataset, VideoSample
+from diffuseg.eval.video_metrics import LENGTHS, Consistency
+from diffuseg.eval.video_objects import ObjectScores, score_objects, summarise
+from diffuseg.files import atomic_path
+from diffuseg.journal import extend_journal, read_journal, write_journal
+from diffuseg.labelmaps import IGNORE
+from diffuseg.methods.vidseg import VidSeg
+from diffuseg.video.segmenter import VideoSegmenter, open_video_segmenter
+
+Given = Literal["anchor", "classes"]
+
+PROTOCOLS: Mapping[str, str] = {
+    "anchor": "the truth of one frame is given; that frame is scored too, but not for J and F",
+    "classes": "the names of the classes the anchor's frame shows are given, no mask",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoReport:
+    """The figures of one run and how they came about.
+
+    Attributes:
+        dataset: Name of the data set, with `split`.
+        n_videos: Videos scored, with `n_frames`.
+        metrics: miou, mvc8, mvc16; j, f, j_and_f where there are objects.
+        per_class: IoU of every class; None where it occurs nowhere.
+        per_video: J&F, or else mIoU, of every video.
+        protocol: In words, what the method was told.
+        method: Its name, with `parameters`.
+        model: Name, source and checksum.
+        versions: Of everything that computes.
+        seconds_per_frame: Mean, without reading of frames.
+    """
+
+    dataset: str
+    split: str
+    n_videos: int
+    n_frames: int
+    metrics: Mapping[str, float]
+    per_class: Mapping[str, float | None]
+    per_video: Mapping[str, float]
+    protocol: str
+    method: str
+    parameters: Mapping[str, object]
+    model: Mapping[str, object]
+    versions: Mapping[str, str] = field(default_factory=versions)
+    seconds_per_frame: float = math.nan
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(_plain(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """Return the report as a page to read."""
+        shown = {"miou": "mIoU", "mvc8": "mVC8", "mvc16": "mVC16", "j": "J", "f": "F"}
+        shown["j_and_f"] = "J&F"
+        rows = [(shown[name], _percent(value)) for name, value in self.metrics.items()]
+        classes = [(name, _percent(one)) for name, one in self.per_class.items() if one is not None]
+        videos = [(name, _percent(one)) for name, one in self.per_video.items()]
+        return "\n".join(
+            [
+                f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}: "
+                f"{self.n_videos} videos, {self.n_frames} frames",
+                "",
+                *_table(("figure", "value"), rows),
+                "",
+                f"- Protocol: {self.protocol}.",
+                f"- Model: {weights_line(self.model)}.",
+                "- Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
+                "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
+                f"- {self.seconds_per_frame:.3f} seconds a frame.",
+                "",
+                *_table(("class", "IoU"), classes),
+                "",
+                *_table(("video", "J&F" if "j" in self.metrics else "mIoU"), videos),
+                "",
+            ]
+        )
+
+
+def evaluate_video(
+    dataset: str | VideoDataset = "scenes",
+    *,
+    method: str = "vidseg",
+    settings: VidSeg | None = None,
+    model: object = None,
+    limit: int | None = None,
+    frames: int | None = None,
+    given: Given = "anchor",
+    report: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> VideoReport:
+    """Score a method on videos.
+
+    Args:
+        dataset: "scenes", or what `open_video_dataset` gives.
+        method: "vidseg" or "emerdiff".
+        settings: Of the method.
+        model: As for `segment`.
+        limit: Only the first so many videos; 20 of Scenes.
+        frames: Only the first so many frames of each.
+        given: "anchor": the truth of a frame; of Scenes its classes and things apart. "classes":
+            their names.
+        report: A folder for `report.json`, `report.md` and the state of the run: called again with
+            the same settings, it goes on with the video it was at.
+        progress: Called with (done, all) after every video.
+        options: Further ones of `open_video_segmenter`, such as `namer`.
+
+    Raises:
+        InputError: No such data set or method, or there is nothing to score.
+        WeightsError: The model's weights are not to be had.
+
+    Example:
+        >>> evaluate_video("scenes", model="mini", limit=2).metrics["miou"]  # doctest: +SKIP
+        0.7
+    """
+    data = _open(dataset, limit, frames)
+    if given not in PROTOCOLS or (given == "classes" and not data.classes):
+        raise InputError(
+            "given must be anchor, or classes where there are some",
+            got=given,
+            remedy='use "anchor"',
+        )
+    held = find_model(model)
+    # Checks settings; every video has its own anchor.
+    probe = open_video_segmenter(
+        held, settings, method=method, anchor=np.zeros((16, 16), dtype=np.uint8)
+    )
+    parameters = _plain(asdict(probe.settings))
+    total = len(data) if limit is None else min(limit, len(data))
+    identity = identify(held)
+    told = [data.name, data.split, data.classes, frames, given, method, parameters, identity]
+    text = json.dumps([told, repr(options)], sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    folder = None if report is None else Path(report)
+    rows = _resumed(folder, key)
+    for number in range(total):
+        if number >= len(rows):
+            row = _score(data, number, held, settings, method, frames, given, options)
+            rows.append(row)
+            if folder is not None:
+                extend_journal(folder / "videos.jsonl", [row])
+        if progress is not None:
+            progress(number + 1, total)
+    found = _report(data, rows[:total], parameters, identity, method, given)
+    if folder is not None:
+        for name, page in (("report.json", found.to_json()), ("report.md", found.to_markdown())):
+            with atomic_path(folder / name) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+    return found
+
+
+def _open(dataset: str | VideoDataset, limit: int | None, frames: int | None) -> VideoDataset:
+    if not isinstance(dataset, str):
+        return dataset
+    if dataset != "scenes":
+        raise InputError(
+            "data sets of files need their folder",
+            got=dataset,
+            remedy=f'pass open_video_dataset("{dataset}", FOLDER), or "scenes"',
+        )
+    return SceneClips(n=limit or 20, frames=frames or 28)
+
+
+def _resumed(folder: Path | None, key: str) -> list[dict[str, Any]]:
+    if folder is None:
+        return []
+    path = folder / "videos.jsonl"
+    rows: list[dict[str, Any]] = list(read_journal(path))
+    if not rows or rows[0].get("settings") != key:
+        rows = [{"settings": key}]
+    write_journal(path, rows)
+    return rows[1:]
+
+
+def _score(
+    data: VideoDataset,
+    number: int,
+    model: Any,
+    settings: VidSeg | None,
+    method: str,
+    frames: int | None,
+    given: Given,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Segment and score one video; plain values."""
+    sample = data[number]
+    count = min(len(sample.frames), frames or len(sample.frames))
+    truth = sample.truth[sample.anchor]
+    if truth is None or sample.anchor >= count:
+        raise InputError(
+            "the anchor must be one of the frames, and have a truth",
+            got=f"frame {sample.anchor} of {sample.id}",
+            remedy="take more frames",
+        )
+    pixels = [sample.frames[i] for i in range(count)]
+    told: dict[str, Any] = {"anchor_frame": sample.anchor}
+    start = time.perf_counter()
+    if given == "classes":
+        # The table says which class, and which object, a label stands for.
+        table = [(int(k), 0) for k in np.unique(truth) if k != data.ignore]
+        told["classes"] = [data.classes[k] for k, _ in table]
+    else:
+        things = sample.instances[sample.anchor] if sample.instances else None
+        numbers, table = _numbered(truth, things, classes=bool(data.classes))
+        told["anchor"] = numbers
+    find: VideoSegmenter = open_video_segmenter(model, settings, method=method, **told, **options)
+    found = [one.labels for one in find(pixels)]
+    row: dict[str, Any] = {"id": sample.id, "frames": count}
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    # Names a method adds by itself are of no class.
+    codes = np.full((IGNORE + 1, 2), [IGNORE, 0])
+    codes[: len(table)] = table
+    if data.classes:
+        row |= _class_counts(data, sample, [codes[one, 0] for one in found])
+    if given == "anchor":
+        row |= _object_scores(data, sample, [codes[one, 1] for one in found])
+    return row
+
+
+def _numbered(
+    truth: np.ndarray, things: np.ndarray | None, *, classes: bool
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Labels for every pair of class and object a frame shows, and those pairs."""
+    if not classes:
+        things, truth = np.where(truth == VOID, 0, truth), np.zeros_like(truth)
+    held = truth.astype(np.int64) << 16
+    held += 0 if things is None else things
+    pairs, numbers = np.unique(held, return_inverse=True)
+    return numbers.reshape(truth.shape), [(int(one) >> 16, int(one) & 65535) for one in pairs]
+
+
+def _class_counts(data: VideoDataset, sample: VideoSample, found: list[np.ndarray]) -> dict:
+    matrix = _empty(data)
+    steady = Consistency(LENGTHS)
+    complete = True
+    for i, mine in enumerate(found):
+        true = sample.truth[i]
+        if true is None:
+            complete = False
+            continue
+        matrix.update(true, np.where(mine == data.ignore, IGNORE, mine))
+        steady.add(true, mine)
+    # Windows of frames that do not follow each other say nothing.
+    windows = steady.windows() if complete else {}
+    return {
+        "counts": matrix.row(),
+        "windows": {str(n): [_or_none(one) for one in held] for n, held in windows.items()},
+    }
+
+
+def _object_scores(data: VideoDataset, sample: VideoSample, found: list[np.ndarray]) -> dict:
+    truths: Any = sample.instances if data.classes else sample.truth
+    if truths is None or len(found) < 3:
+        return {}
+    objects = [int(one) for one in np.unique(truths[sample.anchor]) if one not in (0, VOID)]
+    if not objects:
+        return {}
+    scores = score_objects(((truths[i], mine) for i, mine in enumerate(found)), objects=objects)
+    return {"objects": objects, "j": scores.j.tolist(), "f": scores.f.tolist()}
+
+
+def _empty(data: VideoDataset) -> ConfusionMatrix:
+    return ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
+
+
+def _report(
+    data: VideoDataset,
+    rows: list[dict[str, Any]],
+    parameters: Any,
+    identity: Mapping[str, object],
+    method: str,
+    given: Given,
+) -> VideoReport:
+    metrics: dict[str, float] = {}
+    per_class: dict[str, float | None] = {}
+    per_video: dict[str, float] = {}
+    if data.classes:
+        total = _empty(data)
+        for row in rows:
+            part = _empty(data).with_row(row["counts"])
+            per_video[row["id"]] = part.miou()
+            total = total + part
+        metrics["miou"] = total.miou()
+        per_class = {
+            name: _or_none(one) for name, one in zip(data.classes, total.iou(), strict=True)
+        }
+        for n in LENGTHS:
+            held = [
+                one for row in rows for one in row["windows"].get(str(n), ()) if one is not None
+            ]
+            metrics[f"mvc{n}"] = float(np.mean(held)) if held else math.nan
+    scored = {
+        row["id"]: ObjectScores(
+            objects=tuple(row["objects"]),
+            frames=tuple(range(len(row["j"][0]))),
+            j=np.array(row["j"]),
+            f=np.array(row["f"]),
+        )
+        for row in rows
+        if "objects" in row
+    }
+    if scored:
+        means = summarise(scored)
+        metrics |= {"j": means["j_mean"], "f": means["f_mean"], "j_and_f": means["j_and_f"]}
+        per_video |= {name: one.j_and_f for name, one in scored.items()}
+    if not metrics:
+        raise InputError(
+            "there must be something to score", got="nothing", remedy="take more frames"
+        )
+    frames = sum(row["frames"] for row in rows)
+    return VideoReport(
+        dataset=data.name,
+        split=data.split,
+        n_videos=len(rows),
+        n_frames=frames,
+        metrics=metrics,
+        per_class=per_class,
+        per_video=per_video,
+        protocol=PROTOCOLS[given],
+        method=method,
+        parameters=parameters,
+        model=identity,
+        seconds_per_frame=sum(row["seconds"] for row in rows) / max(1, frames),
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]

@@ -1,0 +1,135 @@
+"""`diffuseg video` on the miniature: every output, and a run that was stopped."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+from diffuseg.cli import app
+from diffuseg.eval.video_datasets import SceneClips
+from diffuseg.eval.video_runner import evaluate_video
+from diffuseg.methods.vidseg import VidSeg
+from diffuseg.video.journal import VideoRun
+from diffuseg.video.reading import open_video
+from diffuseg.video.running import read_outputs, segment_file
+from diffuseg.video.segmenter import open_video_segmenter, segment_video
+from diffuseg.world import Clips
+from support.linear import LinearDiffusion, shapes
+from support.videos import read_back
+
+QUICK = ("--set", "starts=1", "--set", "clusters=4", "--set", "modulate=false", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Clips("test", seed=1, hw=(64, 64), frames=3)[0]
+
+
+@pytest.fixture
+def street(clip, tmp_path):
+    folder = tmp_path / "street"
+    folder.mkdir()
+    for i, pixels in enumerate(clip.frames):
+        PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
+    PIL.Image.fromarray(clip.instances[1]).save(tmp_path / "mask.png")
+    return folder
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["video", *map(str, words)])
+
+
+def test_everything_a_video_can_become(street, clip, tmp_path):
+    outputs = [tmp_path / name for name in ("out.mp4", "masks", "tracks.json")]
+    named = [word for one in outputs for word in ("-o", one)]
+    mask = f"{tmp_path / 'mask.png'}@1"
+    done = call(street, *named, "--masks", tmp_path / "m.mkv", "--anchor", mask, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert len(read_back(outputs[0])) == len(read_back(tmp_path / "m.mkv")) == 3
+    labels = np.stack([np.array(PIL.Image.open(outputs[1] / f"0000{i}.png")) for i in range(3)])
+    assert set(np.unique(labels)) <= set(np.unique(clip.instances[1]))
+    assert len(json.loads(outputs[2].read_text())["times"]) == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_words_and_clusters(clip):
+    settings = VidSeg(starts=1, clusters=4, modulate=False)
+    words = ", ".join(clip.stuff)
+    found = list(segment_video(clip.frames, "mini", settings=settings, classes=words))
+    assert set(clip.stuff) <= set(found[0].names)
+    found = list(segment_video(clip.frames, "mini", settings=settings))
+    assert max(int(one.labels.max()) for one in found) < 4
+
+
+def test_a_run_goes_on_with_the_batch_it_was_at(tmp_path, monkeypatch):
+    frames, truth = shapes(11, side=32)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, pixels in enumerate(frames):
+        PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
+    settings = VidSeg(clusters=4, starts=1, batch=4, modulate=False, memory=50)
+    find = open_video_segmenter(LinearDiffusion(scale=2), settings, anchor=truth[0])
+    segment_file(folder, read_outputs([tmp_path / "whole"]), find)
+
+    keep, kept = VideoRun.keep, []
+
+    def stopped(run, first, labels, state=None):
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+        kept.append(first)
+        keep(run, first, labels, state)
+
+    outputs = read_outputs([tmp_path / "parts"])
+    monkeypatch.setattr(VideoRun, "keep", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        segment_file(folder, outputs, find)
+    monkeypatch.setattr(VideoRun, "keep", keep)
+    begun: list[tuple[int, int]] = []
+    assert segment_file(folder, outputs, find, progress=lambda *at: begun.append(at)) == 11
+    assert begun == [(4, 11), (8, 11), (11, 11)]
+    for i in range(11):
+        both = [(tmp_path / one / f"{i:05d}.png").read_bytes() for one in ("whole", "parts")]
+        assert both[0] == both[1]
+
+
+def test_what_cannot_be(street, tmp_path):
+    assert open_video(street).length == 3
+    for words in (["-o", tmp_path / "a.txt"], ["-o", tmp_path / "a.mp4", "--classes", "unicorn"]):
+        assert call(street, *words, *QUICK).exit_code == 2
+
+
+def test_videos_are_scored_and_a_run_goes_on(tmp_path):
+    data = SceneClips(n=2, frames=10, hw=(64, 64))
+    settings = VidSeg(clusters=6, starts=1, modulate=False)
+    model, done = LinearDiffusion(scale=2), []
+    found = evaluate_video(data, settings=settings, model=model, report=tmp_path)
+    assert set(found.metrics) == {"miou", "mvc8", "mvc16", "j", "f", "j_and_f"}
+    assert 0 < found.metrics["miou"] <= 1
+    assert np.isnan(found.metrics["mvc16"])  # too short for those windows
+    again = evaluate_video(
+        data, settings=settings, model=model, report=tmp_path, limit=1,
+        progress=lambda *at: done.append(at),
+    )  # fmt: skip
+    assert done == [(1, 1)]
+    assert again.per_video == {data[0].id: found.per_video[data[0].id]}
+    assert json.loads((tmp_path / "report.json").read_text())["n_videos"] == 1
+    assert "| J&F |" in (tmp_path / "report.md").read_text()
+
+
+def test_scores_from_the_command_line():
+    words = [
+        "evaluate-video",
+        "scenes",
+        "--limit",
+        "1",
+        "--frames",
+        "3",
+        "--given",
+        "classes",
+        "--json",
+    ]
+    done = CliRunner().invoke(app, [*words, *QUICK])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n_frames"] == 3
