@@ -1,6 +1,8 @@
 """`diffuseg video` on the miniature: every output, and a run that was stopped."""
 
 import json
+import os
+import threading
 
 import numpy as np
 import PIL.Image
@@ -8,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from diffuseg.cli import app
+from diffuseg.errors import InputError
 from diffuseg.eval.video_datasets import SceneClips
 from diffuseg.eval.video_runner import evaluate_video
 from diffuseg.methods.vidseg import VidSeg
@@ -17,7 +20,7 @@ from diffuseg.video.running import read_outputs, segment_file
 from diffuseg.video.segmenter import open_video_segmenter, segment_video
 from diffuseg.world import Clips
 from support.linear import LinearDiffusion, shapes
-from support.videos import read_back
+from support.videos import read_back, write_clip
 
 QUICK = ("--set", "starts=1", "--set", "clusters=4", "--set", "modulate=false", "--quiet")
 
@@ -92,6 +95,20 @@ def test_a_run_goes_on_with_the_batch_it_was_at(tmp_path, monkeypatch):
     for i in range(11):
         both = [(tmp_path / one / f"{i:05d}.png").read_bytes() for one in ("whole", "parts")]
         assert both[0] == both[1]
+    with pytest.raises(InputError, match="must not exist yet"):
+        segment_file(folder, outputs, find)
+
+
+def test_a_pipe_is_written_as_it_comes(tmp_path):
+    frames, truth = shapes(9, side=32)
+    clip, pipe = write_clip(tmp_path / "in.mkv", frames), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feed = threading.Thread(target=lambda: pipe.write_bytes(clip.read_bytes()), daemon=True)
+    feed.start()
+    settings = VidSeg(clusters=4, starts=1, batch=4, modulate=False)
+    find = open_video_segmenter(LinearDiffusion(scale=2), settings, anchor=truth[0])
+    assert segment_file(pipe, read_outputs([tmp_path / "masks"]), find) == 9
+    assert len(list((tmp_path / "masks").iterdir())) == 9
 
 
 def test_what_cannot_be(street, tmp_path):

@@ -115,6 +115,18 @@ def segment_file(
     """
     video = source if isinstance(source, Video) else open_video(source)
     report = progress or (lambda done, total: None)
+    folder = outputs.pictures
+    if (
+        folder is not None
+        and folder.exists()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        # Noticed now, not after hours.
+        raise InputError(
+            "the folder to write must not exist yet, or be empty",
+            got=f"{folder}, which is not",
+            remedy="choose another folder, or remove this one first",
+        )
     if video.live:
         return _stream(video, outputs, segmenter, report)
     run = VideoRun(outputs.paths[0], key=_key(video, segmenter), resume=resume)
@@ -158,11 +170,21 @@ def _stream(
     found = segmenter(kept())
     first = next(found)
     n = 0
+    failed: DiffusegError | None = None
+    rest = chain_up([first], found)
     with together(_writers(outputs, video, first.names)) as add:
-        for one in chain_up([first], found):
+        while True:
+            try:
+                one = next(rest, None)
+            except DiffusegError as error:
+                failed, one = error, None
+            if one is None:
+                break
             add(times.pop(one.index), one.labels)
             n += 1
             report(n, 0)
+    if failed is not None:
+        raise failed
     return n
 
 
