@@ -76,7 +76,8 @@ class LinearUNet(nn.Module):
             small = F.avg_pool2d(sample, factor)
             hw = small.shape[-2:]
             x = small.flatten(2).transpose(1, 2) @ self.spread
-            for transformer in block.attentions:
+            transformers: Any = block.attentions
+            for transformer in transformers:
                 after = transformer(x, encoder_hidden_states)
                 change = ((after - x) @ self.spread.T).transpose(1, 2).unflatten(2, hw)
                 noise = noise + F.interpolate(change, size=sample.shape[-2:])
