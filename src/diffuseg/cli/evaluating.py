@@ -167,7 +167,7 @@ def sweep(
 
 def ablate(
     dataset: Annotated[str, typer.Argument(help="Data set, such as scenes.")],
-    method: Annotated[str, typer.Option("--method", help="iseg, diffsegmenter, diffseg or ovdiff.")],
+    method: Annotated[str, typer.Option("--method", help="iseg, diffseg, ovdiff, …")],
     table: Annotated[
         list[str] | None,
         typer.Option(help="components, n, lambda, gamma, …; repeatable. Else all of the method."),

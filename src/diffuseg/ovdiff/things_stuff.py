@@ -133,9 +133,9 @@ def _nearest(names: list[str], known: Mapping[str, Sort], embed: Embed) -> list[
     try:
         listed = embed(table)
         vectors = [_embedded(name, embed) for name in names]
-    except InputError as error:
-        # A miniature cannot know all words of the table.
-        log.info("unknown classes are things: %s", error.got)
+    except InputError:
+        # A miniature cannot know all words of the table, so nothing can be compared with it.
+        log.info("not in the table of things and stuff, so things: %s", ", ".join(names))
         return ["thing"] * len(names)
     return [
         "thing" if vector is None else known[table[int((listed @ vector).argmax())]]
