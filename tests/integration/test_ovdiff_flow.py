@@ -47,7 +47,11 @@ def find(bank: Bank) -> BankSegmenter:
 
 def matching(**settings: Any) -> OVDiff:
     """Settings of matching alone: those of the pictures are the bank's."""
-    return replace(OVDiff(side=128, crops=(128, 96), stride=64, prefilter="none"), **settings)
+    usual = OVDiff(
+        side=128, crops=(128, 96), stride=64, whole=True, prefilter="none",
+        background="prototypes", pamr=0,
+    )  # fmt: skip
+    return replace(usual, **settings)
 
 
 def test_a_picture_is_compared_with_the_bank(find, bank):

@@ -16,9 +16,9 @@ from diffuseg.ovdiff.supports import ClassColumns, draw_supports, negative_promp
 from diffuseg.prompts import build_prompts
 from support import models
 
-SMALL = OVDiff(number=3, steps=2, size=32)
 TEMPLATE = "A good picture of a {}"
-FIELDS = {"number": 1, "steps": 1, "size": 32}
+SMALL = OVDiff(number=3, steps=2, size=32, template=TEMPLATE, guidance=8.0)
+FIELDS = {"number": 1, "steps": 1, "size": 32, "template": TEMPLATE}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_without_guidance_all_rows_count(mini):
 
 
 def test_synonyms_take_turns(mini):
-    two = OVDiff(number=2, steps=1, size=32)
+    two = replace(SMALL, number=2, steps=1)
     both = next(draw_supports(mini, "car|green ball", two))
     assert both.name == "car"
     assert both.prompt == f"{TEMPLATE.format('car')} | {TEMPLATE.format('green ball')}"

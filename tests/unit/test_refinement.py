@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffuseg.methods.refinement import minsum, reduce_entropy, refine
@@ -49,6 +49,7 @@ def test_reduced_attention_is_the_published_one(ent, clamp):
 
 
 @settings(max_examples=20, deadline=None)
+@example(seed=0, sharpness=16.0, ent=1.5e-307)  # nothing in single precision
 @given(seed=st.integers(0, 10**6), sharpness=st.floats(0.0, 20.0), ent=st.floats(0.0, 2.0))
 def test_rows_sum_to_one_whatever_is_cut(seed, sharpness, ent):
     reduced = reduce_entropy(attention_of(seed=seed, sharpness=sharpness), ent=ent)

@@ -57,14 +57,15 @@ def reduce_entropy(
     """
     result = attention if inplace else torch.empty_like(attention, dtype=torch.float32)
     n, m = attention.shape
-    highest = attention.amax(0).float().clamp_min_(torch.finfo(torch.float32).tiny)
+    tiny = torch.finfo(torch.float32).tiny
+    highest = attention.amax(0).float().clamp_min_(tiny)
     size = max(1, _CHUNK_BYTES // (4 * m))
     scratch = highest.new_empty((2, min(size, n), m))
     for start in range(0, n, size):
         rows = attention[start : start + size]
         links, logs = scratch[:, : len(rows)]
         torch.div(rows, highest, out=links)
-        if ent:
+        if ent / _LN_10 >= tiny:  # what float32 would read as 0 times -inf is no number
             # log(0) is -inf, and so no link stays none.
             torch.log(links, out=logs)
             links.add_(logs, alpha=ent / _LN_10).add_(ent / _LN_10)
