@@ -250,3 +250,27 @@ def test_a_bank_of_one_s_own_grows_as_it_is_asked(tmp_path: Path, monkeypatch):
     find = open_segmenter(None, "mini", settings, "sky")
     assert find.bank.names == ("sky",)
     assert find.bank.path.is_relative_to(tmp_path / "diffuseg" / "ovdiff")
+
+
+def halves(pictures):
+    """Two masks for every picture: its left half, and its right one."""
+    left = torch.zeros(pictures[0].shape[:2], dtype=torch.bool)
+    left[:, : left.shape[1] // 2] = True
+    return [torch.stack([left, ~left]) for _ in pictures]
+
+
+def test_proposals_may_come_from_any_function(tmp_path):
+    settings = replace(TINY, number=1, extractors=("sd",), template="a {}")
+    made = build_bank("ball", tmp_path / "bank", "mini", settings, proposer=halves)
+    entry = made.get("ball", pictures=True)
+    assert entry.fg is not None
+    shares = [entry.fg[..., :64].float().mean(), entry.fg[..., 64:].float().mean()]
+    assert sorted(shares) == [0, 1]
+    assert made.recipe.values["masks"]["proposer"] == {"name": "halves"}
+    # Without the function nothing can be added; with another one nothing may.
+    with pytest.raises(InputError, match="proposer="):
+        build_bank("grass", tmp_path / "bank", "mini")
+    with pytest.raises(InputError, match=r"proposer\.name"):
+        build_bank("grass", tmp_path / "bank", "mini", proposer=lambda pictures: halves(pictures))
+    found = open_segmenter(made, "mini", matching(), "ball")(PICTURE)
+    assert found.names == ("background", "ball")

@@ -47,6 +47,7 @@ def build_bank(
     fix_names: bool = True,
     batch_size: int = 8,
     drawings: str | os.PathLike[str] | None = None,
+    proposer: Proposer | None = None,
     device: str | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -72,6 +73,9 @@ def build_bank(
         batch_size: Pictures drawn at once.
         drawings: Folder where pictures are kept as they were drawn, and looked for: another bank
             of the same pictures need not draw them again. None: they are not kept there.
+        proposer: What proposes masks: called with pictures of one size, it returns some for each,
+            `r H W`; such as SAM's or CutLER's. Its `identity`, a dict, tells it from others; else
+            its name does. None: as the settings say.
         device: Where a model that is named is loaded.
         offline: Never use the network.
         progress: Told (pictures drawn, pictures to draw) after every batch.
@@ -95,11 +99,14 @@ def build_bank(
     if there is not None:
         chosen = there.adopt(chosen)
         stored = stored or there.stored
+    if proposer is not None:
+        chosen = replace(chosen, proposals="given")
     chosen = chosen.ready(found.preset.get("ovdiff"))
     spoken = {one.name: _spoken(one) if fix_names else one for one in parsed}
     # Nothing is drawn before the first is asked for: this is to have all words checked.
     draw_supports(found, list(spoken.values()), chosen, batch_size=batch_size)
-    extractors, proposer = find_extractors(found, chosen), find_proposer(found, chosen)
+    extractors = find_extractors(found, chosen)
+    proposer = proposer or find_proposer(found, chosen)
     bank = Bank.create(
         path,
         make_recipe(found, chosen, extractors, proposer),

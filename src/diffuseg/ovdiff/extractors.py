@@ -114,13 +114,19 @@ def find_proposer(model: Diffusion, settings: OVDiff) -> Proposer:
         settings: Ready ones.
 
     Raises:
-        InputError: A layer that the ViT does not have.
+        InputError: A layer that the ViT does not have, or proposals that are given elsewhere.
         WeightsError: The ViT is not to be had.
     """
     if given(settings.proposals) == "none":
         return lambda pictures: [
             torch.zeros(0, *one.shape[:2], dtype=torch.bool) for one in pictures
         ]
+    if settings.proposals == "given":
+        raise InputError(
+            "the proposals of such a bank come from a function of yours",
+            got="no function",
+            remedy='pass proposer= to build_bank, or use proposals="maskcut"',
+        )
     return MaskCut(vit=find_vit(settings.dino, model), settings=settings)
 
 

@@ -103,6 +103,9 @@ def make_recipe(
     if settings.proposals != "none":
         masks |= {name: getattr(settings, name) for name in _CUTS}
         identity = getattr(proposer, "identity", None)
+        if identity is None and proposer is not None:
+            named = getattr(proposer, "__qualname__", type(proposer).__name__)
+            identity = {"name": named}
         if identity is not None:
             masks["proposer"] = identity
     return Recipe(

@@ -43,7 +43,8 @@ class OVDiff:
         scheduler: A diffusers scheduler. "DPMSolverMultistep".
         seed: Of the first picture of every class. 42.
         size: Side of the pictures, pixels; the model's own.
-        proposals: What proposes masks: "maskcut" (normalised cuts of ViT keys) or "none", then the
+        proposals: What proposes masks: "maskcut" (normalised cuts of ViT keys), "given" (a function
+            of yours, see `build_bank`) or "none", then the
             attribution is thresholded. "maskcut".
         mask_rule: Among proposals: "paper" takes those of largest and smallest mean attribution
             whole; "release" lets them overlap and gates the background.
@@ -101,7 +102,7 @@ class OVDiff:
     scheduler: str | None = None
     seed: int | None = None
     size: int | None = None
-    proposals: Literal["maskcut", "none"] | None = None
+    proposals: Literal["maskcut", "given", "none"] | None = None
     mask_rule: Literal["release", "paper"] | None = None
     fallback: Literal["fixed", "otsu"] | None = None
     cut_threshold: float | None = None
