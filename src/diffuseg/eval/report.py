@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import PIL.Image
@@ -96,7 +97,7 @@ class Report:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values; a figure without a value is None."""
-        return _plain(asdict(self))  # type: ignore[return-value]
+        return plain_values(asdict(self))  # type: ignore[return-value]
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
@@ -106,14 +107,14 @@ class Report:
         """Return the report as a page to read."""
         seed = "" if self.seed is None else f", seed {self.seed}"
         rows = [
-            ("mIoU", _percent(self.miou)),
+            ("mIoU", percent(self.miou)),
             *(
-                (f"mIoU, {name.removeprefix('miou_')}", _percent(value))
+                (f"mIoU, {name.removeprefix('miou_')}", percent(value))
                 for name, value in self.metrics.items()
                 if name.startswith("miou_")
                 and name.removeprefix("miou_") not in (*AVERAGES, *_OTHER_PROTOCOLS)
             ),
-            ("pixel accuracy", _percent(self.acc)),
+            ("pixel accuracy", percent(self.acc)),
             *_matched_rows(self.metrics),
             ("seconds an image (median)", f"{self.seconds_per_image.get('median', math.nan):.3f}"),
             *((f"peak memory, {k}", f"{v:.0f} MB") for k, v in self.peak_memory_mb.items()),
@@ -126,7 +127,7 @@ class Report:
             f"mIoU: counts of all images together, averaging rule `{self.average}`. "
             + "By the other rules: "
             + ", ".join(
-                f"`{rule}` {_percent(self.metrics[f'miou_{rule}'])}"
+                f"`{rule}` {percent(self.metrics[f'miou_{rule}'])}"
                 for rule in AVERAGES
                 if rule != self.average
             )
@@ -143,11 +144,11 @@ class Report:
                 f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}"
                 f"{seed}: {self.n_images} images",
                 "",
-                *_table(("figure", "value"), rows),
+                *table_lines(("figure", "value"), rows),
                 "",
                 *(f"- {note}" for note in notes),
                 "",
-                *_table(("class", "IoU"), [(name, _percent(iou)) for name, iou in classes]),
+                *table_lines(("class", "IoU"), [(name, percent(iou)) for name, iou in classes]),
                 "",
             ]
         )
@@ -196,7 +197,15 @@ def score(matrix: Counts, dataset: Dataset, average: str) -> dict[str, float]:
     }
 
 
-def write_report(report: Report, folder: Path) -> None:
+@runtime_checkable
+class Page(Protocol):
+    """What is told twice: to machines and to people."""
+
+    def to_json(self) -> str: ...
+    def to_markdown(self) -> str: ...
+
+
+def write_report(report: Page, folder: Path) -> None:
     """Write `report.json` and `report.md` into a folder."""
     for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
         with atomic_path(folder / name) as temporary:
@@ -257,24 +266,42 @@ def _matched_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         "mIoU, each segment as its commonest class": "miou_majority",
         "accuracy, each segment as its commonest class": "acc_majority",
     }
-    rows = [(label, _percent(metrics[name])) for label, name in shares.items()]
+    rows = [(label, percent(metrics[name])) for label, name in shares.items()]
     return [*rows, ("segments an image (mean)", f"{metrics['segments']:.1f}")]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table.
+
+    Example:
+        >>> table_lines(("figure", "value"), [("mIoU", "60.1")])
+        ['| figure | value |', '|---|---|', '| mIoU | 60.1 |']
+    """
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
     return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a share as shown in tables; "-" where there is none.
+
+    Example:
+        >>> percent(0.6012), percent(None)
+        ('60.1', '-')
+    """
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _plain(value: object) -> object:
+def plain_values(value: object) -> Any:
+    """Return nested values as JSON has them: lists for tuples, None for NaN.
+
+    Example:
+        >>> plain_values({"iou": (0.5, float("nan"))})
+        {'iou': [0.5, None]}
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain_values(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain_values(one) for one in value]
     if isinstance(value, float) and math.isnan(value):
         return None
     return value

@@ -15,12 +15,11 @@ import numpy as np
 from diffuseg.api import find_model
 from diffuseg.errors import InputError
 from diffuseg.eval.metrics import ConfusionMatrix
-from diffuseg.eval.report import weights_line
+from diffuseg.eval.report import percent, plain_values, table_lines, weights_line, write_report
 from diffuseg.eval.runner import identify, versions
 from diffuseg.eval.video_datasets import VOID, SceneClips, VideoDataset, VideoSample
 from diffuseg.eval.video_metrics import LENGTHS, Consistency
 from diffuseg.eval.video_objects import ObjectScores, score_objects, summarise
-from diffuseg.files import atomic_path
 from diffuseg.journal import extend_journal, read_journal, write_journal
 from diffuseg.labelmaps import IGNORE
 from diffuseg.methods.vidseg import VidSeg
@@ -67,21 +66,21 @@ class VideoReport:
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
-        return json.dumps(_plain(asdict(self)), indent=2, allow_nan=False) + "\n"
+        return json.dumps(plain_values(asdict(self)), indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
         """Return the report as a page to read."""
         shown = {"miou": "mIoU", "mvc8": "mVC8", "mvc16": "mVC16", "j": "J", "f": "F"}
         shown["j_and_f"] = "J&F"
-        rows = [(shown[name], _percent(value)) for name, value in self.metrics.items()]
-        classes = [(name, _percent(one)) for name, one in self.per_class.items() if one is not None]
-        videos = [(name, _percent(one)) for name, one in self.per_video.items()]
+        rows = [(shown[name], percent(value)) for name, value in self.metrics.items()]
+        classes = [(name, percent(one)) for name, one in self.per_class.items() if one is not None]
+        videos = [(name, percent(one)) for name, one in self.per_video.items()]
         return "\n".join(
             [
                 f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}: "
                 f"{self.n_videos} videos, {self.n_frames} frames",
                 "",
-                *_table(("figure", "value"), rows),
+                *table_lines(("figure", "value"), rows),
                 "",
                 f"- Protocol: {self.protocol}.",
                 f"- Model: {weights_line(self.model)}.",
@@ -89,9 +88,9 @@ class VideoReport:
                 "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
                 f"- {self.seconds_per_frame:.3f} seconds a frame.",
                 "",
-                *_table(("class", "IoU"), classes),
+                *table_lines(("class", "IoU"), classes),
                 "",
-                *_table(("video", "J&F" if "j" in self.metrics else "mIoU"), videos),
+                *table_lines(("video", "J&F" if "j" in self.metrics else "mIoU"), videos),
                 "",
             ]
         )
@@ -146,7 +145,7 @@ def evaluate_video(
     probe = open_video_segmenter(
         held, settings, method=method, anchor=np.zeros((16, 16), dtype=np.uint8)
     )
-    parameters = _plain(asdict(probe.settings))
+    parameters = plain_values(asdict(probe.settings))
     total = len(data) if limit is None else min(limit, len(data))
     identity = identify(held)
     told = [data.name, data.split, data.classes, frames, given, method, parameters, identity]
@@ -164,9 +163,7 @@ def evaluate_video(
             progress(number + 1, total)
     found = _report(data, rows[:total], parameters, identity, method, given)
     if folder is not None:
-        for name, page in (("report.json", found.to_json()), ("report.md", found.to_markdown())):
-            with atomic_path(folder / name) as temporary:
-                temporary.write_text(page, encoding="utf-8")
+        write_report(found, folder)
     return found
 
 
@@ -347,20 +344,3 @@ def _report(
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]

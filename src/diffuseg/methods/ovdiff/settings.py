@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NoReturn, get_args
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import check_settings, given, with_preset, with_settings
+from diffuseg.methods.settings import check_settings, given, with_preset
 
 Profile = Literal["default", "release", "paper"]
 Extracts = Literal["sd", "dino", "clip", "clip-tokens", "mae"]
@@ -247,22 +247,3 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "only class average": {"kinds": ("class",)},
 }
 """The rows of Table A.1: what each changes."""
-
-
-def ablate(method: OVDiff, name: str) -> OVDiff:
-    """Return settings with one thing taken away, as a row of Table A.1 has it.
-
-    Raises:
-        InputError: There is no such row.
-
-    Example:
-        >>> ablate(OVDiff(), "only class average").kinds
-        ('class',)
-    """
-    if name not in ABLATIONS:
-        raise InputError(
-            "an ablation must be a row of the paper's table",
-            got=name,
-            remedy=f"one of {', '.join(ABLATIONS)}",
-        )
-    return with_settings(method, ABLATIONS[name])
