@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from diffuseg.errors import InputError
+from diffuseg.methods.crf import DenseCrf
 from diffuseg.methods.settings import check_settings, with_preset, with_settings
 
 Kind = Literal["sd", "svd"]
@@ -74,7 +75,8 @@ class VidSeg:
         filter_strength: To which share. 0.7.
         compat: "fixed", or "reference": with the defects of the authors' code, 8-bit differences
             that wrap around foremost. "fixed".
-        crf: Whether a dense CRF comes last. No.
+        crf: Whether a dense CRF comes last, on every frame by itself. No.
+        crf_iterations, crf_spatial, crf_bilateral, crf_certainty: Its settings, see `DenseCrf`.
         fps_id, motion_bucket, condition_noise: What SVD is told beside the frame. 14, 127, 0.02.
 
     Raises:
@@ -127,6 +129,10 @@ class VidSeg:
     filter_strength: float | None = None
     compat: Literal["fixed", "reference"] | None = None
     crf: bool | None = None
+    crf_iterations: int | None = None
+    crf_spatial: tuple[float, ...] | None = None
+    crf_bilateral: tuple[float, ...] | None = None
+    crf_certainty: float | None = None
     fps_id: int | None = None
     motion_bucket: int | None = None
     condition_noise: float | None = None
@@ -160,6 +166,7 @@ class VidSeg:
         first, read = self.modulate_step, self.feature_step
         fine = first is None or read is None or first <= read
         check_settings((fine, "feature_step must not come before modulate_step", (first, read)))
+        _ = self.dense_crf  # checks its settings
 
     def ready(self, kind: Kind, preset: Mapping[str, object] | None = None) -> "VidSeg":
         """Return the settings with nothing left open but `size`.
@@ -185,6 +192,12 @@ class VidSeg:
             )
         filled = with_preset(filled, {**_SHARED, **_KINDS[kind], "backbone_kind": kind})
         return with_preset(filled, _derived(filled, kind))
+
+    @property
+    def dense_crf(self) -> DenseCrf:
+        """The settings of the CRF, whether there is one or not."""
+        told = {name: getattr(self, f"crf_{name}") for name in _CRF}
+        return DenseCrf(**{name: value for name, value in told.items() if value is not None})
 
     @property
     def blended(self) -> range:
@@ -215,6 +228,7 @@ _NUMBERS = (
     *("guidance", "guidance_first", "strength", "strength_first", "blur_width"),
     *("filter_strength", "condition_noise"),
 )
+_CRF = ("iterations", "spatial", "bilateral", "certainty")
 
 _SHARED: Mapping[str, object] = {
     "steps": 25,
@@ -248,6 +262,7 @@ _SHARED: Mapping[str, object] = {
     "filter_strength": 0.7,
     "compat": "fixed",
     "crf": False,
+    **{f"crf_{name}": getattr(DenseCrf(), name) for name in _CRF},
     "fps_id": 14,
     "motion_bucket": 127,
     "condition_noise": 0.02,
