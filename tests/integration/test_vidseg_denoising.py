@@ -1,14 +1,17 @@
 """Modulated denoising on real U-Net classes: batching changes nothing, nothing changes nothing."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 
+from diffuseg.attention.layers import layers_of
 from diffuseg.errors import InputError
 from diffuseg.methods.vidseg.denoising import Plain, Responses, denoise_modulated, denoise_plain
 from diffuseg.methods.vidseg.modulation import Changing, Kept, attention_of, label_masks
 from diffuseg.methods.vidseg.network import Counted
+from diffuseg.methods.vidseg.prefix import find_prefix
 from diffuseg.methods.vidseg.schedule import Schedule, guidance_scales, sd_schedule, svd_schedule
 from diffuseg.methods.vidseg.settings import BLOCKS
 from support import models
@@ -27,6 +30,7 @@ class Scene:
     """A tiny model with the noisy latents of three frames, and where two labels are in them."""
 
     network: Counted
+    unet: Any
     kept: Kept
     schedule: Schedule
     start: int
@@ -47,7 +51,7 @@ class Scene:
         )
 
     def responses(
-        self, plain, *, masks=None, strength=50.0, blended=None, rows=None
+        self, plain, *, masks=None, strength=50.0, blended=None, rows=None, grid=None
     ) -> list[Responses]:
         strengths = torch.as_tensor(strength).expand(FRAMES)
         every = range(self.start, self.schedule.steps)
@@ -60,8 +64,21 @@ class Scene:
                 strengths=strengths,
                 blended=every if blended is None else blended,
                 rows=rows,
+                grid=grid,
             )
         )
+
+
+def called(unet):
+    """How often the U-Net's outermost and first blocks run from now on."""
+    ran = {"down_blocks.0": 0, "up_blocks.3": 0}
+    for name in ran:
+
+        def count(*_, name=name):
+            ran[name] += 1
+
+        unet.get_submodule(name).register_forward_hook(count)
+    return ran
 
 
 def joined(parts):
@@ -91,12 +108,13 @@ def video_scene():
     return build("svd")
 
 
-def build(kind, **changes):
+def build(kind, hw=(16, 16), **changes):
     video = kind == "svd"
+    h, w = hw
     unet = models.svd() if video else models.sd15()
     width = models.CROSS_DIM
     text = torch.stack([torch.zeros(1 if video else 7, width), draw(1 if video else 7, width)])
-    condition = draw(FRAMES, 4, 16, 16, seed=3)
+    condition = draw(FRAMES, 4, h, w, seed=3)
 
     def network(x, call):
         halves = range(2 - call.halves, 2)
@@ -128,17 +146,18 @@ def build(kind, **changes):
     )
     start = 22 if video else 23
     schedule = svd_schedule(25) if video else sd_schedule(25)
-    labels = torch.zeros(FRAMES, 8, 8, dtype=torch.int64)
+    labels = torch.zeros(FRAMES, h // 2, w // 2, dtype=torch.int64)
     labels[:, 2:6, 2:6] = 5
     labels[1] = 5  # so that label 0 is not in frame 1
     return Scene(
         network=Counted(changing),
+        unet=unet,
         kept=changing.kept,
         schedule=schedule,
         start=start,
         scales=guidance_scales(FRAMES, (1.0, 2.5) if video else 5.0),
         clip=video,
-        noisy=schedule.add_noise(draw(FRAMES, 4, 16, 16), draw(FRAMES, 4, 16, 16, seed=1), start),
+        noisy=schedule.add_noise(draw(FRAMES, 4, h, w), draw(FRAMES, 4, h, w, seed=1), start),
         masks=label_masks(labels, [0, 5, 9]),
     )
 
@@ -198,6 +217,47 @@ def test_a_clip_goes_together(video_scene):
     assert joined(every)[1] == [[label, frame] for label in range(2) for frame in range(FRAMES)]
     for part in every:
         assert (part.positive[1] - part.negative[1]).abs().max() > 1e-4
+
+
+# ---- what is before the modulated layers is computed once
+
+
+@pytest.mark.parametrize("hw", [(16, 16), (18, 22), (24, 10)])
+@pytest.mark.parametrize("block", [5, 7, 9])
+def test_starting_again_before_the_modulated_layers_gives_the_same(hw, block):
+    names = [f"up_blocks.{block // 3}.attentions.{block % 3}.transformer_blocks.0.attn2"]
+    found = []
+    for restart in (None, 23):
+        changes = {"modulated": attention_of([block], ["cross"]), "restart_step": restart}
+        scene = build("sd", hw, **changes)
+        plain = scene.plain(rows=4)  # two calls
+        ran = called(scene.unet)
+        grid = next(one for one in layers_of(scene.unet) if one.name == names[0]).hw(hw)
+        found.append(joined(scene.responses(plain, rows=12, grid=grid))[0])
+        # Of two steps, one begins in the middle.
+        assert ran["down_blocks.0"] == ran["up_blocks.3"] // (1 if restart is None else 2)
+    assert (found[0] - found[1]).abs().max() < CLOSE
+    assert (found[0][0] - found[0][1]).abs().max() > 1e-3
+
+
+def test_models_that_cannot_be_started_in_the_middle(video_scene):
+    scene = build("svd", restart_step=22)
+    found, _ = joined(scene.responses(scene.plain()))
+    expected, _ = joined(video_scene.responses(video_scene.plain()))
+    assert found.equal(expected)
+    assert find_prefix(models.svd(), 2, FRAMES) is None
+    assert find_prefix(models.sd15(), 2, FRAMES) is not None
+    assert find_prefix(models.sd15(), 4, FRAMES) is None
+    moved = models.sd15()
+    moved.forward = moved.forward  # as accelerate does
+    assert find_prefix(moved, 2, FRAMES) is None
+
+
+def test_a_model_is_itself_again_afterwards():
+    scene = build("sd", restart_step=23)
+    scene.responses(scene.plain())
+    assert "forward" not in vars(scene.unet)
+    assert not any(one._forward_pre_hooks for one in scene.unet.up_blocks)
 
 
 # ---- nothing changes nothing

@@ -4,7 +4,7 @@ Everything acts through `diffuseg.attention.intervene`, on any U-Net that it can
 """
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from diffuseg.attention import AddToOutput, InjectQK, LayerId, intervene
 from diffuseg.attention.intervention import Edit
 from diffuseg.errors import InputError
 from diffuseg.methods.vidseg.network import Call, Network
+from diffuseg.methods.vidseg.prefix import find_prefix
 from diffuseg.methods.vidseg.settings import Modulated
 
 _ATTENTION: dict[Modulated, str] = {
@@ -120,6 +121,11 @@ class Kept:
         self._held: dict[tuple[int, str, str], Tensor] = {}
 
     @property
+    def frames(self) -> int:
+        """Of the batch."""
+        return self._frames
+
+    @property
     def bytes(self) -> int:
         """Memory that is held."""
         return sum(one.nbytes for one in self._held.values())
@@ -219,6 +225,9 @@ class Changing:
         modulated: Layers whose output is added to.
         features: Layers whose queries are kept too, at the step `feature_step`.
         feature_step: The step.
+        restart_step: Where modulated passes begin with the latents the unmodulated pass had there.
+            What comes before the modulated layers is then not computed again, of models that
+            `find_prefix` knows; None: always all.
     """
 
     def __init__(
@@ -231,6 +240,7 @@ class Changing:
         modulated: tuple[str, ...],
         features: tuple[str, ...] = (),
         feature_step: int | None = None,
+        restart_step: int | None = None,
     ) -> None:
         self._network = network
         self._unet = unet
@@ -239,19 +249,38 @@ class Changing:
         self._modulated = modulated
         self._features = features
         self._feature_step = feature_step
+        self._restart_step = restart_step
+        # Without modulation, as of `modulate=False`, nothing is put back and nothing starts again.
+        shared = restart_step is not None and injected and modulated
+        self._prefix = find_prefix(unet, _block(modulated), kept.frames) if shared else None
 
     def __call__(self, x: Float[Tensor, "r c h w"], call: Call) -> Float[Tensor, "r2 c h w"]:
         """Return the network's output, attention being kept or changed as the call asks."""
-        edits = self._edits(call)
-        with intervene(self._unet, edits) if edits else nullcontext():
+        prefix = self._prefix if call.index == self._restart_step else None
+        with ExitStack() as stack:
+            if prefix and not call.modulated:
+                stack.enter_context(prefix.keeping(call))
+            elif prefix and prefix.complete:
+                stack.enter_context(prefix.restarting(call))
+            else:
+                prefix = None
+            if edits := self._edits(call, prefix.first if prefix else 0):
+                stack.enter_context(intervene(self._unet, edits))
             return self._network(x, call)
 
-    def _edits(self, call: Call) -> tuple[Edit, ...]:
+    def _edits(self, call: Call, first: int) -> tuple[Edit, ...]:
         if call.modulated:
-            put = injection_edits(self.kept, call, self._injected) if self._injected else ()
+            # Blocks that are not called cannot be changed.
+            injected = tuple(one for one in self._injected if _block([one]) >= first)
+            put = injection_edits(self.kept, call, injected) if injected else ()
             return (*put, *modulation_edits(call, self._modulated))
         kept = keeping_edits(self.kept, call, self._injected) if self._injected else ()
         if self._features and call.index == self._feature_step:
             queries = self.kept.keep(call, "q")
             kept = (*kept, InjectQK(q=queries, layers=self._features, kinds=_KINDS))
         return kept
+
+
+def _block(patterns: Collection[str]) -> int:
+    """The first U-Net block among patterns that `attention_of` made."""
+    return min(int(one.split(".")[1]) for one in patterns)
