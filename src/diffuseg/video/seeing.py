@@ -106,6 +106,7 @@ def look(
         modulated=modulated,
         features=() if settings.modulate else named,
         feature_step=step,
+        restart_step=start,
     )
     if settings.noise == "inversion":
         noisy = invert(base, latents, schedule, start=start, scales=scales, rows=rows)
