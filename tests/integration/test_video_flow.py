@@ -8,6 +8,7 @@ import pytest
 
 from diffuseg.errors import InputError
 from diffuseg.eval.metrics import ConfusionMatrix
+from diffuseg.methods.crf import DenseCrf, crf_labels
 from diffuseg.methods.vidseg import VidSeg
 from diffuseg.video.segmenter import open_video_segmenter, segment_video
 from support.linear import LinearDiffusion, shapes
@@ -44,6 +45,21 @@ def test_emerdiff_takes_every_frame_by_itself():
     settings = VidSeg(clusters=8, starts=1, steps=8)
     found = segment_video(frames, HAND, settings=settings, method="emerdiff", anchor=truth[0])
     assert miou(truth, labels_of(found)) > 0.6
+
+
+@pytest.mark.parametrize("method", ["vidseg", "emerdiff"])
+def test_a_crf_comes_after_everything_else(method):
+    frames, truth = shapes(3, side=32)
+    settings = replace(COARSE, batch=2, crf_bilateral=(4.0, 10.0, 20.0))
+    plain = segment_video(frames, HAND, settings=settings, method=method, anchor=truth[0])
+    after = segment_video(
+        frames, HAND, settings=replace(settings, crf=True), method=method, anchor=truth[0]
+    )
+    crf = DenseCrf(bilateral=(4.0, 10.0, 20.0))
+    wanted = [crf_labels(one.pixels, one.labels, crf) for one in plain]
+    found = list(after)
+    assert all(one.labels.dtype == np.int32 for one in found)
+    assert np.array_equal(labels_of(found), np.stack(wanted))
 
 
 def test_shapes_are_followed_without_modulation_and_from_another_frame():

@@ -20,6 +20,7 @@ from diffuseg.backbones import Diffusion
 from diffuseg.errors import DiffusegError, InputError
 from diffuseg.image import read_image
 from diffuseg.labelmaps import resized_labels
+from diffuseg.methods.crf import crf_labels
 from diffuseg.methods.settings import given, with_preset
 from diffuseg.methods.vidseg import EMERDIFF, VidSeg
 from diffuseg.methods.vidseg.batching import (
@@ -262,7 +263,11 @@ class VideoSegmenter:
             fine = self._modulated(seen, coarse, chain.values, hw).cpu().numpy()
         else:
             fine = [resized_labels(one.numpy(), hw) for one in coarse.cpu()]
-        return [one.astype(np.int32) for one in fine], replace(chain, model=model)
+        found = [one.astype(np.int32) for one in fine]
+        if self.settings.crf:
+            crf = self.settings.dense_crf
+            found = [crf_labels(*both, crf) for both in zip(frames, found, strict=True)]
+        return found, replace(chain, model=model)
 
     def _modulated(
         self,
@@ -463,8 +468,6 @@ def _ready(
             got=settings.naming,
             remedy="leave it out; give a mask as anchor, words as classes",
         )
-    if settings.crf:
-        raise InputError("crf must be false", got=True, remedy="refine the labels afterwards")
     chosen = with_preset(settings, model.preset.get(method, {}))
     changes = dict(VIDEO_METHODS[method])
     if chosen.steps is not None and isinstance(step := changes.get("modulate_step"), int):
