@@ -28,6 +28,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 import diffuseg as ds
+from diffuseg import api
 from diffuseg.attention import record
 from diffuseg.image import to_tensor
 from diffuseg.methods import DiffSegmenter
@@ -50,7 +51,7 @@ def random_unet(width: int) -> UNet2DConditionModel:
 
 
 def find_model(name: str) -> Any:
-    model = ds.load("mini", device="cpu")
+    model = api.find_model("mini", device="cpu")
     if name == "random":
         return replace(model, unet=random_unet(model.tower.width), preset={})
     return ds.load(name, device="cpu")

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-import diffuseg as ds
+from diffuseg.api import find_model
 from diffuseg.image import Image, to_tensor
 from diffuseg.world import Scenes
 
@@ -32,7 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    model = ds.load(options.model, device=options.device)
+    model = find_model(options.model, device=options.device)
     side = options.size or model.size
     scene = Scenes("test", seed=1)[0]
     pixels = to_tensor(Image(pixels=scene.image), (side, side)).to(model.device, model.dtype)

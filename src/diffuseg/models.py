@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from diffuseg.backbones import KNOWN, Diffusion, Features, load, load_vit
+from diffuseg.backbones import KNOWN, Diffusion, Features, VideoDiffusion, load, load_vit
 from diffuseg.backbones.captioner import load_captioner
+from diffuseg.backbones.catalog import lookup
 from diffuseg.backbones.clip import Clip, load_clip
+from diffuseg.backbones.folder import sees_frames
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.methods.needs import Backbone
 
@@ -84,7 +86,7 @@ loaded = ModelCache()
 def find_model(
     model: object = None,
     *,
-    backbone: Backbone = "diffusion",
+    backbone: Backbone | Literal["video"] = "diffusion",
     device: str | None = None,
     offline: bool | None = None,
 ) -> Any:
@@ -93,7 +95,8 @@ def find_model(
     Args:
         model: None means "mini" or, of diffusion models, the one that the environment variable
             DIFFUSEG_MODEL names.
-        backbone: What it must be: "diffusion" or "vit", see `backbone_of`.
+        backbone: What it must be: "diffusion" or "vit", see `backbone_of`. "video": what segments
+            videos, Stable Diffusion or Stable Video Diffusion.
         device: Where a named model is loaded, such as "cpu" or "cuda:1".
         offline: Never use the network.
 
@@ -102,12 +105,15 @@ def find_model(
         WeightsError: The weights are not to be had.
     """
     if model is None:
-        named = os.environ.get(MODEL_VARIABLE) if backbone == "diffusion" else None
+        named = None if backbone == "vit" else os.environ.get(MODEL_VARIABLE)
         model = named or "mini"
     if isinstance(model, str | os.PathLike):
         _check_name(model, backbone)
-        return loaded.get(os.fspath(model), kind=backbone, device=device, offline=offline)
-    is_diffusion = all(hasattr(model, name) for name in ("unet", "encode", "embed", "denoise"))
+        kind = "vit" if backbone == "vit" else "diffusion"
+        model = loaded.get(os.fspath(model), kind=kind, device=device, offline=offline)
+    is_video = isinstance(model, VideoDiffusion)
+    wanted = ("unet", "encode", "embed", "denoise")
+    is_diffusion = is_video or all(hasattr(model, name) for name in wanted)
     is_vit = not is_diffusion and isinstance(model, Features)
     if not is_diffusion and not is_vit:
         raise InputError(
@@ -117,6 +123,8 @@ def find_model(
         )
     if is_vit != (backbone == "vit"):
         raise _other_kind(backbone, repr(model))
+    if is_video and backbone == "diffusion":
+        raise _reads_no_words(repr(model))
     return model
 
 
@@ -205,7 +213,7 @@ def _own_companion(part: str, model: object) -> str | None:
     return source if has_own else None
 
 
-def model_name(model: Diffusion | Features) -> str:
+def model_name(model: Diffusion | VideoDiffusion | Features) -> str:
     """Return a model's name, with the source of its weights where that says more.
 
     Example:
@@ -215,23 +223,36 @@ def model_name(model: Diffusion | Features) -> str:
     return model.name if model.source == model.name else f"{model.name} ({model.source})"
 
 
-def _check_name(name: str | os.PathLike[str], backbone: Backbone) -> None:
+def _check_name(name: str | os.PathLike[str], backbone: Backbone | Literal["video"]) -> None:
     """Refuse what is plainly of the other kind, before a loader says what it lacks."""
     folder = Path(name).expanduser()
     whole = (folder / "model_index.json").is_file()
     part = (folder / "config.json").is_file() and not whole
     alone = whole and not (folder / "vit").is_dir()
-    if backbone == "diffusion" and part:
+    if backbone != "vit" and part:
         raise _other_kind(backbone, str(name))
+    known = lookup(name) if isinstance(name, str) else None
+    if backbone == "diffusion" and (known.video if known else sees_frames(folder)):
+        raise _reads_no_words(str(name))
     if backbone == "vit" and (alone or (name in KNOWN and name != "mini")):
         raise _other_kind(backbone, str(name))
 
 
-def _other_kind(backbone: Backbone, got: str) -> InputError:
-    named = '"mini", "sd1.5"' if backbone == "diffusion" else '"mini", "facebook/dino-vitb8"'
-    methods = "diffseg, attend" if backbone == "vit" else "dinoseg"
+def _reads_no_words(got: str) -> InputError:
     return InputError(
-        f"the method runs on {_ARTICLES[backbone]}",
+        "the model must be one of images, which reads words",
+        got=f"{got}, a Stable Video Diffusion",
+        remedy='use "mini", "sd1.5" or the folder of one; this model segments videos '
+        "(segment_video, diffuseg video)",
+    )
+
+
+def _other_kind(backbone: Backbone | Literal["video"], got: str) -> InputError:
+    named = '"mini", "facebook/dino-vitb8"' if backbone == "vit" else '"mini", "sd1.5"'
+    methods = "diffseg, attend" if backbone == "vit" else "dinoseg"
+    article = _ARTICLES["vit" if backbone == "vit" else "diffusion"]
+    return InputError(
+        f"the method runs on {article}",
         got=got,
         remedy=f"use such a model ({named} or a folder), or another method ({methods})",
     )

@@ -11,12 +11,23 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
+    AutoencoderKLTemporalDecoder,
+)
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from diffuseg.world.tokenizer import learn_merges
 
@@ -114,6 +125,10 @@ _SCHEDULE: dict[str, Any] = {
     "set_alpha_to_one": False,
 }
 
+_SCHEDULE_SVD: dict[str, Any] = {
+    key: _SCHEDULE[key] for key in ("beta_start", "beta_end", "beta_schedule", "steps_offset")
+}
+
 
 def _write_index(folder: Path, name: str, scheduler: str, *, two: bool = False) -> None:
     index: dict[str, Any] = {
@@ -196,6 +211,70 @@ def write_sdxl(folder: Path) -> Path:
     scheduler = DDIMScheduler(**_SCHEDULE, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
     _write_index(folder, "StableDiffusionXLPipeline", "DDIMScheduler", two=True)
+    return folder
+
+
+_SVD_WIDTH = 16
+_SVD_PARTS = {
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
+    "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
+}
+
+
+def write_svd(folder: Path) -> Path:
+    """Like Stable Video Diffusion: 4 pixels a cell, all twelve blocks, no text, v-prediction.
+
+    Widths are multiples of 32, whose number of groups diffusers does not let one choose.
+    """
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, projection_dim=_SVD_WIDTH, num_hidden_layers=2,
+        num_attention_heads=2, image_size=224, patch_size=56,
+    )  # fmt: skip
+    seeing = _seeded(lambda: CLIPVisionModelWithProjection(vision), 20)
+    seeing.save_pretrained(folder / "image_encoder")
+    vae = _seeded(
+        lambda: AutoencoderKLTemporalDecoder(
+            block_out_channels=(32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            layers_per_block=1,
+            latent_channels=4,
+            scaling_factor=0.18215,
+        ),
+        21,
+    )
+    vae.save_pretrained(folder / "vae")
+    unet = _seeded(
+        lambda: UNetSpatioTemporalConditionModel(
+            sample_size=16,
+            block_out_channels=(32, 32, 64, 64),
+            num_attention_heads=(2, 2, 2, 2),
+            cross_attention_dim=_SVD_WIDTH,
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=3 * 4,
+            num_frames=3,
+        ),
+        22,
+    )
+    unet.save_pretrained(folder / "unet")
+    scheduler = EulerDiscreteScheduler(
+        **_SCHEDULE_SVD, prediction_type="v_prediction", sigma_min=0.002, sigma_max=700.0,
+        timestep_spacing="leading", timestep_type="continuous", use_karras_sigmas=True,
+    )  # fmt: skip
+    scheduler.save_pretrained(folder / "scheduler")
+    (folder / "feature_extractor").mkdir()
+    colours = {
+        "crop_size": {"height": 224, "width": 224},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "size": {"shortest_edge": 224},
+    }
+    (folder / "feature_extractor/preprocessor_config.json").write_text(json.dumps(colours))
+    index = {"_class_name": "StableVideoDiffusionPipeline", "_diffusers_version": "0.24.0"}
+    (folder / "model_index.json").write_text(json.dumps(index | _SVD_PARTS))
     return folder
 
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from diffuseg.backbones.protocols import Diffusion as Diffusion
     from diffuseg.backbones.protocols import Features as Features
     from diffuseg.backbones.protocols import TextEmbedding as TextEmbedding
+    from diffuseg.backbones.protocols import VideoDiffusion as VideoDiffusion
     from diffuseg.backbones.sampling import seeded_noise as seeded_noise
     from diffuseg.backbones.sd import StableDiffusion as StableDiffusion
+    from diffuseg.backbones.svd import StableVideoDiffusion as StableVideoDiffusion
     from diffuseg.backbones.vit import VisionTransformer as VisionTransformer
     from diffuseg.backbones.vit import load_vit as load_vit
 
@@ -30,8 +32,10 @@ _HOME = {
     "Diffusion": "protocols",
     "Features": "protocols",
     "TextEmbedding": "protocols",
+    "VideoDiffusion": "protocols",
     "seeded_noise": "sampling",
     "StableDiffusion": "sd",
+    "StableVideoDiffusion": "svd",
     "VisionTransformer": "vit",
     "load_vit": "vit",
 }
@@ -42,7 +46,9 @@ __all__ = [
     "KnownModel",
     "ModelRow",
     "StableDiffusion",
+    "StableVideoDiffusion",
     "TextEmbedding",
+    "VideoDiffusion",
     "VisionTransformer",
     "list_models",
     "load",

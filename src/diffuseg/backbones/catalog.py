@@ -14,6 +14,7 @@ from diffuseg.errors import InputError, WeightsError
 
 RAIL_M = "CreativeML Open RAIL-M"
 RAIL_PP = "CreativeML Open RAIL++-M"
+STABILITY = "Stability AI Community"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class KnownModel:
         prediction: What its U-Net puts out.
         gigabytes: Of the download in 32 and in 16 bits; all of them offer an "fp16" variant.
         about: One line on what it is.
+        video: Whether it sees frames of a video, and no words.
     """
 
     name: str
@@ -37,6 +39,7 @@ class KnownModel:
     prediction: Literal["epsilon", "v_prediction"]
     gigabytes: tuple[float, float]
     about: str
+    video: bool = False
 
 
 _ROWS = (
@@ -119,10 +122,40 @@ _ROWS = (
         gigabytes=(13.9, 6.9),
         about="Stable Diffusion XL 1.0, 1024 pixels, two text encoders",
     ),
+    KnownModel(
+        name="svd",
+        ids=(
+            "stabilityai/stable-video-diffusion-img2vid",
+            "model-hub/stable-video-diffusion-img2vid",
+        ),
+        licence=STABILITY,
+        size=768,
+        prediction="v_prediction",
+        gigabytes=(9.0, 4.5),
+        about="Stable Video Diffusion, 14 frames of 576x1024; for videos, reads no words",
+        video=True,
+    ),
+    KnownModel(
+        name="mini-svd",
+        ids=(),
+        licence="Apache-2.0",
+        size=128,
+        prediction="v_prediction",
+        gigabytes=(0.0, 0.0),
+        about="embedded miniature of Stable Video Diffusion, of videos of Scenes",
+        video=True,
+    ),
 )
 KNOWN: dict[str, KnownModel] = {row.name: row for row in _ROWS}
 
-_ALIASES = {"sd2base": "sd2.0-base", "sd20": "sd2.0-base", "sdxlbase": "sdxl", "sdxl10": "sdxl"}
+_ALIASES = {
+    "sd2base": "sd2.0-base",
+    "sd20": "sd2.0-base",
+    "sdxlbase": "sdxl",
+    "sdxl10": "sdxl",
+    "stablevideodiffusion": "svd",
+    "svdimg2vid": "svd",
+}
 
 
 def _key(name: str) -> str:

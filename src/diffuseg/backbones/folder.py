@@ -20,6 +20,7 @@ _STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "image_encoder": "model",
 }
 _CLASSES = {
     "unet": {"UNet2DConditionModel"},
@@ -29,6 +30,13 @@ _CLASSES = {
     "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
     "tokenizer_2": {"CLIPTokenizer", "CLIPTokenizerFast"},
 }
+_VIDEO_CLASSES = {
+    "unet": {"UNetSpatioTemporalConditionModel"},
+    "vae": {"AutoencoderKLTemporalDecoder"},
+    "image_encoder": {"CLIPVisionModelWithProjection"},
+}
+_VIDEO_PIPELINE = "StableVideoDiffusionPipeline"
+_PROCESSOR = "feature_extractor/preprocessor_config.json"
 _SMALL_FILES = (
     "model_index.json",
     "diffuseg.json",
@@ -52,14 +60,14 @@ class Layout:
     """What a folder holds, as far as can be told without loading it.
 
     Attributes:
-        kind: "sdxl" if the U-Net wants two text encoders, else "sd".
+        kind: "sdxl" if the U-Net wants two text encoders, "svd" if it sees frames, else "sd".
         variants: The variant of the weights to load, for each component that has weights.
         index: `model_index.json`, empty where there is none.
         facts: `diffuseg.json`, empty where there is none.
         scheduler: Whether the folder says which noise schedule the model was trained with.
     """
 
-    kind: Literal["sd", "sdxl"]
+    kind: Literal["sd", "sdxl", "svd"]
     variants: Mapping[str, str | None]
     index: Mapping[str, object]
     facts: Mapping[str, object]
@@ -69,9 +77,13 @@ class Layout:
 def wanted_files(names: Collection[str], variant: str | None, half: bool) -> list[str]:
     """The few files of a repository that are needed, of all the formats it offers."""
     wanted = [name for name in _SMALL_FILES if name in names]
+    # Other models may have an image encoder too, and do without it here.
+    video = "text_encoder/config.json" not in names
+    if video and _PROCESSOR in names:
+        wanted.append(_PROCESSOR)
     for component, stem in _STEMS.items():
         config = f"{component}/config.json"
-        if config in names:
+        if config in names and (video or component != "image_encoder"):
             weights, _ = _pick_weights(names, component, stem, variant, half)
             wanted += [config, *weights]
     for component in ("tokenizer", "tokenizer_2"):
@@ -124,7 +136,7 @@ def _pick_weights(
 
 
 def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = False) -> Layout:
-    """Check that a folder holds a whole Stable Diffusion of a kind that can be loaded.
+    """Check that a folder holds a whole Stable (Video) Diffusion of a kind that can be loaded.
 
     Reads the small files and the headers of the large ones; loads nothing.
 
@@ -140,18 +152,24 @@ def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = Fal
         if path.is_file()
     }
     index = _read_json(folder, "model_index.json") if "model_index.json" in names else {}
-    _check_index(folder, index)
-    config = _read_config(folder, names, "unet")
+    video = sees_frames(folder)
+    classes = _VIDEO_CLASSES if video else _CLASSES
+    _check_index(folder, index, classes)
+    config = _read_config(folder, names, "unet", classes)
     kind = "sdxl" if config.get("addition_embed_type") == "text_time" else "sd"
     models = ["unet", "vae", "text_encoder"] + ["text_encoder_2"] * (kind == "sdxl")
+    tokenizers = ["tokenizer"] + ["tokenizer_2"] * (kind == "sdxl")
+    if video:
+        kind, models, tokenizers = "svd", list(_VIDEO_CLASSES), []
+        _read_json(folder, _PROCESSOR)
     variants: dict[str, str | None] = {}
     for component in models:
-        _read_config(folder, names, component)
+        _read_config(folder, names, component, classes)
         weights, variants[component] = _pick_weights(
             names, component, _STEMS[component], variant, half
         )
         _check_weights(folder, names, weights)
-    for component in ["tokenizer"] + ["tokenizer_2"] * (kind == "sdxl"):
+    for component in tokenizers:
         _check_tokenizer(folder, names, component)
     scheduler = "scheduler/scheduler_config.json"
     if scheduler in names:
@@ -167,12 +185,22 @@ def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = Fal
     )
 
 
+def sees_frames(folder: Path) -> bool:
+    """Whether a model's folder is of Stable Video Diffusion, as far as its small files say."""
+    if (folder / "model_index.json").is_file():
+        return _read_json(folder, "model_index.json").get("_class_name") == _VIDEO_PIPELINE
+    if not (folder / "unet/config.json").is_file():
+        return False
+    return _read_json(folder, "unet/config.json").get("_class_name") in _VIDEO_CLASSES["unet"]
+
+
 def bad_folder(path: Path, what: str) -> WeightsError:
     return WeightsError(
         "the model folder must be whole and in diffusers format",
         got=f"{path} {what}",
         remedy="fetch or save the model again; a Stable Diffusion 1.x, 2.x or XL folder has unet/, "
-        "vae/, text_encoder/, tokenizer/ and scheduler/",
+        "vae/, text_encoder/, tokenizer/ and scheduler/; one of Stable Video Diffusion has unet/, "
+        "vae/, image_encoder/, feature_extractor/ and scheduler/",
     )
 
 
@@ -189,13 +217,15 @@ def _read_json(folder: Path, name: str) -> dict[str, object]:
     return cast(dict[str, object], content)
 
 
-def _check_index(folder: Path, index: Mapping[str, object]) -> None:
+def _check_index(
+    folder: Path, index: Mapping[str, object], kinds: Mapping[str, Collection[str]]
+) -> None:
     path = folder / "model_index.json"
     if index and "unet" not in index:
         raise bad_folder(
             path, f"describes {index.get('_class_name', 'a model')}, which has no U-Net"
         )
-    for component, classes in _CLASSES.items():
+    for component, classes in kinds.items():
         entry = index.get(component)
         if entry is None:
             continue
@@ -204,15 +234,17 @@ def _check_index(folder: Path, index: Mapping[str, object]) -> None:
             raise bad_folder(path, f"has {found} as {component}; it must be {' or '.join(classes)}")
 
 
-def _read_config(folder: Path, names: Collection[str], component: str) -> dict[str, object]:
+def _read_config(
+    folder: Path, names: Collection[str], component: str, kinds: Mapping[str, Collection[str]]
+) -> dict[str, object]:
     path = f"{component}/config.json"
     if path not in names:
         raise bad_folder(folder / path, "is missing")
     config = _read_json(folder, path)
     declared = config.get("architectures") or [config.get("_class_name")]
     found = declared[0] if isinstance(declared, list) and declared else None
-    if found is not None and found not in _CLASSES[component]:
-        expected = " or ".join(sorted(_CLASSES[component]))
+    if found is not None and found not in kinds[component]:
+        expected = " or ".join(sorted(kinds[component]))
         raise bad_folder(folder / path, f"is the configuration of {found}; it must be {expected}")
     return config
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from diffuseg.backbones.protocols import Prediction
 from diffuseg.backbones.sampling import cumulative_alphas
 from diffuseg.backbones.sd import StableDiffusion
 from diffuseg.backbones.sdxl import TwoTowers
+from diffuseg.backbones.svd import StableVideoDiffusion
 from diffuseg.backbones.text import ClipTower, Tower
 from diffuseg.backbones.weights import ModelFolder, find_model
 from diffuseg.errors import InputError
@@ -40,6 +41,7 @@ _USUAL_SCHEDULE: Mapping[str, object] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+_PROCESSOR = "preprocessor_config.json"
 _Part = TypeVar("_Part", bound=nn.Module)
 log = logging.getLogger(__name__)
 
@@ -52,16 +54,16 @@ def load(
     offline: bool | None = None,
     variant: str | None = None,
     compile: bool | str = False,
-) -> StableDiffusion:
-    """Load a Stable Diffusion 1.x, 2.x or XL.
+) -> StableDiffusion | StableVideoDiffusion:
+    """Load a Stable Diffusion 1.x, 2.x or XL, or a Stable Video Diffusion.
 
     Args:
-        name_or_path: A catalog name ("mini", "sd1.5", ...; `list_models` has them all), a hub id
-            "owner/name", or a folder in diffusers format.
+        name_or_path: A catalog name ("mini", "sd1.5", "svd", ...; `list_models` has them all), a
+            hub id "owner/name", or a folder in diffusers format.
         device: For instance "cpu" or "cuda:1"; by default the first there is of CUDA, Apple's GPU
             and the CPU.
-        dtype: "fp32", "fp16" or "bf16"; by default fp32 on the CPU and fp16 elsewhere. SDXL's
-            autoencoder, which overflows in fp16, is kept in fp32.
+        dtype: "fp32", "fp16" or "bf16"; by default fp32 on the CPU and fp16 elsewhere. The
+            autoencoders of SDXL and SVD, which overflow in fp16, are kept in fp32.
         offline: Never use the network; by default as HF_HUB_OFFLINE says.
         variant: Of the weight files; by default the plain ones or "fp16", as suits `dtype`.
         compile: Compile the U-Net (True, or the name of a backend of torch). Sets
@@ -83,7 +85,8 @@ def load(
     found = find_model(name_or_path, offline=offline, variant=variant, half=half)
     layout = inspect_folder(found.folder, variant=variant, half=half)
     verify_checksums(found.folder)
-    model = _assemble(found, layout, precision, place)
+    assemble = _assemble_video if layout.kind == "svd" else _assemble
+    model = assemble(found, layout, precision, place)
     log.info("model %s from %s (%s on %s)", model.name, model.source, precision, place)
     if compile:
         # By default a compiled module does not look for hooks attached after compiling.
@@ -205,6 +208,84 @@ def _assemble(
         vocabulary=facts.vocabulary,
         preset=facts.preset,
     )
+
+
+def _assemble_video(
+    found: ModelFolder, layout: Layout, dtype: torch.dtype, device: torch.device
+) -> StableVideoDiffusion:
+    from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
+        AutoencoderKLTemporalDecoder,
+    )
+    from diffusers.models.unets.unet_spatio_temporal_condition import (
+        UNetSpatioTemporalConditionModel,
+    )
+    from transformers import CLIPVisionModelWithProjection
+
+    folder = found.folder
+
+    def part(kind: type[_Part], component: str) -> _Part:
+        variant = layout.variants[component]
+        return load_component(kind, folder / component, variant=variant, dtype=dtype, device=device)
+
+    facts = _read_facts(folder / "diffuseg.json", layout.facts)
+    if layout.scheduler and _read_prediction(folder, _read_schedule(folder, layout)) == "epsilon":
+        path = folder / "scheduler" / "scheduler_config.json"
+        raise bad_folder(path, "has prediction_type 'epsilon'; of videos it must be v_prediction")
+    means, deviations = _read_colours(folder / "feature_extractor" / _PROCESSOR)
+    unet = part(UNetSpatioTemporalConditionModel, "unet")
+    vae = part(AutoencoderKLTemporalDecoder, "vae")
+    if dtype == torch.float16 and vae.config.get("force_upcast"):
+        vae.float()
+    seeing = part(CLIPVisionModelWithProjection, "image_encoder")
+    _check_video_fit(folder, unet.config, vae.config, int(seeing.config.projection_dim))
+    cells, scale = unet.config["sample_size"], 2 ** (len(vae.config["block_out_channels"]) - 1)
+    return StableVideoDiffusion(
+        name=found.name,
+        source=found.source,
+        unet=unet,
+        vae=vae,
+        image_encoder=seeing,
+        means=means,
+        deviations=deviations,
+        size=facts.size or (cells * scale if isinstance(cells, int) else _USUAL_SIZE),
+        preset=facts.preset,
+    )
+
+
+def _read_colours(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What colours are centred by and divided by before CLIP sees them."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    found = []
+    for name in ("image_mean", "image_std"):
+        one = held.get(name)
+        if not isinstance(one, list) or len(one) != 3 or not all(map(_is_number, one)):
+            raise bad_folder(path, f"has {name} {one!r}; it must be three numbers")
+        found.append(tuple(float(value) for value in one))
+    return found[0], found[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _check_video_fit(
+    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], width: int
+) -> None:
+    cells = vae["latent_channels"]
+    if unet["in_channels"] != 2 * cells or unet["out_channels"] != cells:
+        raise bad_folder(
+            folder / "unet",
+            f"takes {unet['in_channels']} channels and gives {unet['out_channels']}; with an "
+            f"autoencoder of {cells} it must be {2 * cells} and {cells}",
+        )
+    if unet["cross_attention_dim"] != width:
+        raise bad_folder(
+            folder / "unet",
+            f"attends to vectors {unet['cross_attention_dim']} wide, the image encoder gives "
+            f"{width}",
+        )
+    if unet["projection_class_embeddings_input_dim"] != 3 * unet["addition_time_embed_dim"]:
+        raise bad_folder(folder / "unet", "is not told of frames a second, motion and noise alone")
 
 
 def _check_fit(

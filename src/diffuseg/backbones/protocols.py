@@ -69,6 +69,48 @@ class TextEmbedding:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrameCondition:
+    """What clips are denoised from instead of words, a frame of each; one a row.
+
+    Attributes:
+        vectors: What cross-attention sees.
+        latents: Laid beside those of every frame of the clip.
+        ids: What else the model is told: frames a second, motion, noise on the frame.
+
+    Example:
+        >>> one = FrameCondition(vectors=torch.ones(1, 1, 8), latents=torch.ones(1, 4, 8, 8),
+        ...                      ids=torch.tensor([[14.0, 127.0, 0.02]]))
+        >>> both = FrameCondition.concat([one.without(), one])
+        >>> len(both), both.vectors[:, 0, 0].tolist()
+        (2, [0.0, 1.0])
+    """
+
+    vectors: Float[Tensor, "b 1 d"]
+    latents: Float[Tensor, "b c h w"]
+    ids: Float[Tensor, "b 3"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def without(self) -> "FrameCondition":
+        """The unconditional ones: nothing is seen of the frame, the rest is told as before."""
+        return FrameCondition(
+            vectors=torch.zeros_like(self.vectors),
+            latents=torch.zeros_like(self.latents),
+            ids=self.ids,
+        )
+
+    @staticmethod
+    def concat(parts: "Sequence[FrameCondition]") -> "FrameCondition":
+        """The rows of several, in order."""
+        return FrameCondition(
+            vectors=torch.cat([part.vectors for part in parts]),
+            latents=torch.cat([part.latents for part in parts]),
+            ids=torch.cat([part.ids for part in parts]),
+        )
+
+
 @runtime_checkable
 class Diffusion(Protocol):
     """A text-to-image latent diffusion model.
@@ -188,6 +230,74 @@ class Diffusion(Protocol):
         on_step: OnStep | None = ...,
     ) -> Float[Tensor, "b 3 H W"]:
         """Draw one image a prompt, pixels in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class VideoDiffusion(Protocol):
+    """An image-to-video latent diffusion model: frames see each other, words are not read.
+
+    Attributes:
+        name: As the user asked for it: a catalog name, a hub id or a folder's name.
+        source: Where the weights came from: a hub id, a folder, or "embedded".
+        unet: The network whose attention is recorded.
+        scale: Pixels a latent cell.
+        coarsest: Pixels a cell of the smallest grid; sides must be multiples of it.
+        size: Root of the pixels the model was trained at.
+        preset: Settings found for this model, by method name.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def unet(self) -> nn.Module: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def coarsest(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def preset(self) -> Mapping[str, Mapping[str, object]]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def encode(
+        self,
+        image: Float[Tensor, "b 3 H W"],
+        *,
+        max_batch: int = ...,
+        noise: Float[Tensor, "#b c h w"] | None = ...,
+    ) -> Float[Tensor, "b c h w"]:
+        """Pixels in [0, 1] to latents: the autoencoder's mean, or with noise a draw, scaled."""
+        ...
+
+    def decode(
+        self, latents: Float[Tensor, "b c h w"], *, max_batch: int = ..., chunk: int = ...
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Latents to pixels in [0, 1], `chunk` frames smoothed over time."""
+        ...
+
+    def condition(
+        self,
+        frames: Float[Tensor, "b 3 H W"],
+        *,
+        fps_id: int,
+        motion_bucket: int,
+        noise_level: float,
+        noise: Float[Tensor, "#b 3 H W"] | None = ...,
+    ) -> FrameCondition:
+        """What clips are denoised from: a frame of each."""
+        ...
+
+    def denoise(
+        self, latents: Float[Tensor, "b f c h w"], time: int | float, condition: FrameCondition
+    ) -> Float[Tensor, "b f c h w"]:
+        """One call of the U-Net, its raw output; the time is ln(sigma) / 4."""
         ...
 
 

@@ -201,7 +201,7 @@ class StableDiffusion:
             return
         near = [get_close_matches(part, self.vocabulary, n=1) for part in unknown]
         meant = ", ".join(match for matches in near for match in matches)
-        real = ", ".join(name for name, row in KNOWN.items() if row.ids)
+        real = ", ".join(name for name, row in KNOWN.items() if row.ids and not row.video)
         raise InputError(
             f"the model {self.name!r} knows only these words: {', '.join(self.vocabulary)}",
             got=", ".join(unknown),

@@ -27,6 +27,10 @@ VideoMethodOption = Annotated[
     str | None, typer.Option("--method", help="vidseg, or emerdiff: every frame by itself.")
 ]
 
+NamerModelOption = Annotated[
+    str | None, typer.Option(help="The model it runs on, where --model reads no words.")
+]
+
 
 def video(
     source: Annotated[
@@ -50,6 +54,7 @@ def video(
     namer: Annotated[
         str | None, typer.Option(help="Method of images that finds the words: attend, iseg, …")
     ] = None,
+    namer_model: NamerModelOption = None,
     class_filter: FilterOption = None,
     filter_settings: FilterSetOption = None,
     method: VideoMethodOption = None,
@@ -77,12 +82,14 @@ def video(
     mask, frame = _anchor(anchor, anchor_frame)
     chosen = with_settings(VidSeg(), parse_settings(settings or []))
     held = open_video(source)
-    loaded = find_model(model, device=device, offline=offline)
+    loaded = find_model(model, backbone="video", device=device, offline=offline)
+    reader = _reader(namer_model, device, offline)
     if class_filter is not None and classes is None:
         raise InputError("a class filter is for classes", got=class_filter, remedy="add --classes")
     options = given(
         anchor=mask, anchor_frame=frame, classes=classes, clusters=clusters, namer=namer,
-        method=method, class_filter=read_filter(class_filter, filter_settings, loaded),
+        namer_model=reader, method=method,
+        class_filter=read_filter(class_filter, filter_settings, reader or loaded),
     )  # fmt: skip
     segmenter = open_video_segmenter(loaded, chosen, **options)
     say_model(loaded, segmenter.method, quiet)
@@ -106,6 +113,7 @@ def evaluate_video(
     namer: Annotated[
         str | None, typer.Option(help="Method of images that finds the words: attend, iseg, …")
     ] = None,
+    namer_model: NamerModelOption = None,
     method: VideoMethodOption = None,
     model: ModelOption = None,
     settings: SetOption = None,
@@ -128,11 +136,13 @@ def evaluate_video(
 
     chosen = with_settings(VidSeg(), parse_settings(settings or []))
     data = dataset if root is None else open_video_dataset(dataset, root, split=split)
-    loaded = find_model(model, device=device, offline=offline)
+    loaded = find_model(model, backbone="video", device=device, offline=offline)
+    reader = _reader(namer_model, device, offline)
     say_model(loaded, method or "vidseg", quiet)
     options = given(
-        method=method, limit=limit, frames=frames, given=told, report=report, namer=namer
-    )
+        method=method, limit=limit, frames=frames, given=told, report=report, namer=namer,
+        namer_model=reader,
+    )  # fmt: skip
     with progress_bar("scoring", quiet=quiet) as advance:
         found = run(data, settings=chosen, model=loaded, progress=advance, **options)
     if as_json:
@@ -141,6 +151,12 @@ def evaluate_video(
         from rich.markdown import Markdown
 
         stdout().print(Markdown(found.to_markdown()))
+
+
+def _reader(name: str | None, device: str | None, offline: bool | None) -> object:
+    from diffuseg.api import find_model
+
+    return None if name is None else find_model(name, device=device, offline=offline)
 
 
 def _anchor(text: str | None, frame: int | None) -> tuple[str | None, int | None]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from diffuseg.api import Segmenter, build_segmenter, check_number
-from diffuseg.backbones import Diffusion, Features
+from diffuseg.backbones import Diffusion, Features, VideoDiffusion
 from diffuseg.eval.datasets import Dataset, open_dataset
 from diffuseg.eval.report import PROTOCOLS, Report, score, write_report, write_strip
 from diffuseg.eval.scoring import (
@@ -250,7 +250,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {one: metadata.version(one) for one in packages}
 
 
-def identify(model: Diffusion | Features) -> dict[str, object]:
+def identify(model: Diffusion | VideoDiffusion | Features) -> dict[str, object]:
     """Name, source and a checksum of the weights that are really in memory."""
     kind = "unet" if hasattr(model, "unet") else "vit"
     network: nn.Module = getattr(model, "unet", None) or getattr(model, "model")  # noqa: B009

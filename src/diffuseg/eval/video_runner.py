@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from diffuseg.errors import InputError
 from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.eval.report import percent, plain_values, table_lines, weights_line, write_report
 from diffuseg.eval.runner import identify, versions
-from diffuseg.eval.video_datasets import VOID, SceneClips, VideoDataset, VideoSample
+from diffuseg.eval.video_datasets import VOID, Lazy, SceneClips, VideoDataset, VideoSample
 from diffuseg.eval.video_metrics import LENGTHS, Consistency
 from diffuseg.eval.video_objects import ObjectScores, score_objects, summarise
 from diffuseg.journal import extend_journal, read_journal, write_journal
@@ -140,7 +140,7 @@ def evaluate_video(
             got=given,
             remedy='use "anchor"',
         )
-    held = find_model(model)
+    held = find_model(model, backbone="video")
     # Checks settings; every video has its own anchor.
     probe = open_video_segmenter(
         held, settings, method=method, anchor=np.zeros((16, 16), dtype=np.uint8)
@@ -210,7 +210,6 @@ def _score(
             got=f"frame {sample.anchor} of {sample.id}",
             remedy="take more frames",
         )
-    pixels = [sample.frames[i] for i in range(count)]
     told: dict[str, Any] = {"anchor_frame": sample.anchor}
     start = time.perf_counter()
     if given == "classes":
@@ -222,16 +221,26 @@ def _score(
         numbers, table = _numbered(truth, things, classes=bool(data.classes))
         told["anchor"] = numbers
     find: VideoSegmenter = open_video_segmenter(model, settings, method=method, **told, **options)
-    found = [one.labels for one in find(pixels)]
+    reading = 0.0
+
+    def frame(i: int) -> np.ndarray:
+        nonlocal reading
+        begin = time.perf_counter()
+        pixels = sample.frames[i]
+        reading += time.perf_counter() - begin
+        return pixels
+
+    # Frames are read one by one and not kept, labels in two bytes a pixel: 65535 is undecided.
+    found = [one.labels.astype(np.uint16) for one in find(Lazy(count, frame))]
     row: dict[str, Any] = {"id": sample.id, "frames": count}
-    row["seconds"] = round(time.perf_counter() - start, 3)
+    row["seconds"] = round(time.perf_counter() - start - reading, 3)
     # Names a method adds by itself are of no class.
     codes = np.full((IGNORE + 1, 2), [IGNORE, 0])
     codes[: len(table)] = table
     if data.classes:
-        row |= _class_counts(data, sample, [codes[one, 0] for one in found])
+        row |= _class_counts(data, sample, (codes[one, 0] for one in found))
     if given == "anchor":
-        row |= _object_scores(data, sample, [codes[one, 1] for one in found])
+        row |= _object_scores(data, sample, Lazy(count, lambda i: codes[found[i], 1]))
     return row
 
 
@@ -247,7 +256,7 @@ def _numbered(
     return numbers.reshape(truth.shape), [(int(one) >> 16, int(one) & 65535) for one in pairs]
 
 
-def _class_counts(data: VideoDataset, sample: VideoSample, found: list[np.ndarray]) -> dict:
+def _class_counts(data: VideoDataset, sample: VideoSample, found: Iterable[np.ndarray]) -> dict:
     matrix = _empty(data)
     steady = Consistency(LENGTHS)
     complete = True
@@ -266,7 +275,7 @@ def _class_counts(data: VideoDataset, sample: VideoSample, found: list[np.ndarra
     }
 
 
-def _object_scores(data: VideoDataset, sample: VideoSample, found: list[np.ndarray]) -> dict:
+def _object_scores(data: VideoDataset, sample: VideoSample, found: Lazy[np.ndarray]) -> dict:
     truths: Any = sample.instances if data.classes else sample.truth
     if truths is None or len(found) < 3:
         return {}

@@ -210,7 +210,7 @@ def _key(video: Video, segmenter: VideoSegmenter) -> str:
     held = [
         source_stamp(video.source), model_name(segmenter.model), asdict(segmenter.settings),
         segmenter.anchor, segmenter.looks, named.names, mask, repr(named.find and (
-            named.find.method, named.find.class_filter)),
+            model_name(named.find.model), named.find.method, named.find.class_filter)),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(held, default=str).encode()).hexdigest()
 

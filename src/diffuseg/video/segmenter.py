@@ -16,7 +16,7 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from diffuseg.api import build_segmenter
-from diffuseg.backbones import Diffusion
+from diffuseg.backbones import Diffusion, VideoDiffusion
 from diffuseg.errors import DiffusegError, InputError
 from diffuseg.image import read_image
 from diffuseg.labelmaps import resized_labels
@@ -52,7 +52,7 @@ from diffuseg.video.naming import (
     words_of_clusters,
 )
 from diffuseg.video.reading import Video, open_video
-from diffuseg.video.seeing import Pixels, Seen, look, seen_hw, stride
+from diffuseg.video.seeing import Pixels, Seen, check_model, kind_of, look, stride
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class VideoSegmenter:
     Made by `open_video_segmenter`.
 
     Attributes:
-        model: Stable Diffusion.
+        model: Stable Diffusion, or Stable Video Diffusion.
         settings: Ready for it.
         named: What it is told.
         anchor: Index of the frame it is told that of.
@@ -323,6 +323,7 @@ def open_video_segmenter(
     classes: object = None,
     clusters: int | None = None,
     namer: object = "attend",
+    namer_model: object = None,
     class_filter: object = None,
     looks: int = 1,
     rows: int = _ROWS,
@@ -358,11 +359,18 @@ def open_video_segmenter(
             remedy="leave them out",
         )
     mask = None if anchor is None else read_anchor(anchor)
-    held: Diffusion = find_model(model)
+    if namer_model is not None and classes is None:
+        raise InputError(
+            "a model that finds words is for classes",
+            got=str(namer_model),
+            remedy="leave namer_model out, or give classes",
+        )
+    held: Diffusion | VideoDiffusion = find_model(model, backbone="video")
     chosen = _ready(held, settings or VidSeg(), method, anchor, classes, clusters)
     find = None
     if classes is not None:
-        find = build_segmenter(held, namer, classes, class_filter=class_filter)
+        reader = _reader(held, namer_model)
+        find = build_segmenter(reader, namer, classes, class_filter=class_filter)
         names = tuple(one.name for one in parse_classes(classes))
     elif mask is not None:
         names = number_names(mask)
@@ -391,6 +399,7 @@ def segment_video(
     classes: object = None,
     clusters: int | None = None,
     namer: object = "attend",
+    namer_model: object = None,
     class_filter: object = None,
     looks: int = 1,
     rows: int = _ROWS,
@@ -400,7 +409,8 @@ def segment_video(
     Args:
         frames: A file, folder or address, see `open_video`; a `Video`; an array `f h w 3`; or
             anything that yields pictures, of which all have one size.
-        model: As for `segment`; Stable Diffusion 1.x or 2.x, or "mini".
+        model: As for `segment`; Stable Diffusion 1.x or 2.x, Stable Video Diffusion ("svd"), "mini"
+            or "mini-svd".
         settings: Of VidSeg. What is left open comes from the method, the model's preset, the paper.
         method: "vidseg", or "emerdiff": every frame by itself.
         anchor: Labels of one frame: an array, or a PNG with a number for every pixel. Any size.
@@ -408,6 +418,7 @@ def segment_video(
         classes: Instead: words, found in the anchor's frame by `namer`.
         clusters: Instead: how many parts without names. What is done if nothing is given.
         namer: A method of images that looks for words.
+        namer_model: What it runs on; the model itself by default, unless that reads no words.
         class_filter: What says which of the classes are there, as for `segment`.
         looks: Frames of the anchor's batch in which words are looked for.
         rows: Most rows of latents in a call of the U-Net; fewer need less memory.
@@ -432,6 +443,7 @@ def segment_video(
         classes=classes,
         clusters=clusters,
         namer=namer,
+        namer_model=namer_model,
         class_filter=class_filter,
         looks=looks,
         rows=rows,
@@ -440,7 +452,7 @@ def segment_video(
 
 
 def _ready(
-    model: Diffusion,
+    model: Diffusion | VideoDiffusion,
     settings: VidSeg,
     method: str,
     anchor: object,
@@ -475,9 +487,22 @@ def _ready(
         changes["modulate_step"] = min(chosen.steps - 1, round(step / 25 * chosen.steps))
     chosen = with_preset(chosen, changes)
     chosen = with_preset(chosen, {"multiple": min(64, stride(model))})
-    chosen = chosen.ready("sd")
-    seen_hw((64, 64), model, chosen)
+    chosen = chosen.ready(kind_of(model))
+    check_model(model, chosen)
     return chosen
+
+
+def _reader(model: Diffusion | VideoDiffusion, namer_model: object) -> object:
+    """The model that finds words."""
+    if namer_model is not None:
+        return find_model(namer_model, device=str(model.device))
+    if isinstance(model, VideoDiffusion):
+        raise InputError(
+            "words need a model that reads them",
+            got=f"{model_name(model)}, a Stable Video Diffusion",
+            remedy='name one that does, such as namer_model="mini" (--namer-model mini)',
+        )
+    return model
 
 
 def _labelled(piece: Piece, end: int) -> Iterator[VideoLabels]:
