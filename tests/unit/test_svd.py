@@ -3,6 +3,7 @@ cannot be."""
 
 import json
 import shutil
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -10,15 +11,22 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import StableVideoDiffusionPipeline
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipeline,
+)
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
 from diffuseg.api import build_segmenter
+from diffuseg.attention.layers import layers_of
 from diffuseg.backbones import StableVideoDiffusion, VideoDiffusion, catalog, load, weights
 from diffuseg.backbones.folder import sees_frames, wanted_files
 from diffuseg.backbones.protocols import Diffusion, FrameCondition
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.methods.vidseg import VidSeg
+from diffuseg.methods.vidseg.modulation import attention_of
 from diffuseg.methods.vidseg.network import Call
+from diffuseg.methods.vidseg.settings import BLOCKS
 from diffuseg.models import find_model
 from diffuseg.video.seeing import frame_network
 from support import folders
@@ -67,8 +75,6 @@ def pipeline(folder, model):
     import transformers
 
     kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
-    from diffusers import EulerDiscreteScheduler
-
     pipe = StableVideoDiffusionPipeline(
         vae=model.vae,
         image_encoder=model.image_encoder,
@@ -167,6 +173,20 @@ def test_sizes_that_do_not_fit(model):
         model.denoise(torch.zeros(2, 2, 4, 16, 12), 0.1, condition)
     with pytest.raises(InputError, match="chunk must be"):
         model.decode(torch.zeros(1, 4, 8, 8), chunk=0)
+
+
+def test_the_full_sized_network_has_the_blocks_settings_name():
+    # diffusers' defaults are Stable Video Diffusion's own; on "meta" no weights are made.
+    with torch.device("meta"):
+        unet = UNetSpatioTemporalConditionModel()
+    assert round(sum(one.numel() for one in unet.parameters()) / 1e6) == 1525
+    layers = layers_of(unet)
+    for block in BLOCKS:
+        patterns = attention_of([block], ("self", "cross", "temporal"))
+        found = [one for one in layers if any(fnmatchcase(one.name, each) for each in patterns)]
+        width, factor = {1: (1280, 4), 2: (640, 2), 3: (320, 1)}[block // 3]
+        assert [one.kind for one in found] == ["self", "cross", "temporal"]
+        assert {(one.heads * one.width, one.factor) for one in found} == {(width, factor)}
 
 
 # ---- loading
