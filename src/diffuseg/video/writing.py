@@ -176,7 +176,10 @@ def track_file(path: str | os.PathLike[str], video: Video, names: Sequence[str])
             {"label": label, "name": held[label], **tracks[label]} for label in sorted(tracks)
         ]
         written = {"version": 1, "video": about, "times": times, "objects": objects}
-        temporary.write_text(json.dumps(written) + "\n", encoding="utf-8")
+        # Piece by piece: the text is longer than what it says.
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(written, file)
+            file.write("\n")
 
 
 @contextmanager
