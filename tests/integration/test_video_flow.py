@@ -33,7 +33,7 @@ def miou(truth, found):
 
 def test_moving_shapes_are_followed():
     frames, truth = shapes(4)
-    settings = VidSeg(clusters=4, starts=1, batch=3)
+    settings = VidSeg(clusters=4, starts=1, batch=3, steps=8)
     found = list(segment_video(frames, HAND, settings=settings, anchor=truth[0]))
     assert [one.index for one in found] == list(range(4))
     assert miou(truth, labels_of(found)) > 0.8
@@ -96,14 +96,14 @@ def test_what_is_done_need_not_be_done_again(n, anchor):
 def test_a_clip_that_stands_still_has_the_same_labels_throughout():
     frames, truth = shapes(1, side=32)
     still = [frames[0]] * 5
-    settings = VidSeg(clusters=4, starts=1, batch=3, noise="shared")
+    settings = VidSeg(clusters=4, starts=1, batch=3, noise="shared", steps=8)
     found = labels_of(segment_video(still, HAND, settings=settings, anchor=truth[0]))
     assert (found == found[0]).all()
 
 
 def test_the_seed_decides():
-    frames, truth = shapes(3, side=32)
-    settings = VidSeg(clusters=4, starts=1)
+    frames, truth = shapes(2, side=32)
+    settings = VidSeg(clusters=4, starts=1, steps=8)
     run = [
         labels_of(segment_video(frames, HAND, settings=settings, anchor=truth[0])) for _ in range(2)
     ]
