@@ -32,7 +32,7 @@ _CLASSES = {
 }
 _VIDEO_CLASSES = {
     "unet": {"UNetSpatioTemporalConditionModel"},
-    "vae": {"AutoencoderKLTemporalDecoder"},
+    "vae": {"AutoencoderKLTemporalDecoder", "AutoencoderKL"},
     "image_encoder": {"CLIPVisionModelWithProjection"},
 }
 _VIDEO_PIPELINE = "StableVideoDiffusionPipeline"

@@ -213,6 +213,7 @@ def _assemble(
 def _assemble_video(
     found: ModelFolder, layout: Layout, dtype: torch.dtype, device: torch.device
 ) -> StableVideoDiffusion:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
         AutoencoderKLTemporalDecoder,
     )
@@ -233,7 +234,9 @@ def _assemble_video(
         raise bad_folder(path, "has prediction_type 'epsilon'; of videos it must be v_prediction")
     means, deviations = _read_colours(folder / "feature_extractor" / _PROCESSOR)
     unet = part(UNetSpatioTemporalConditionModel, "unet")
-    vae = part(AutoencoderKLTemporalDecoder, "vae")
+    told = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+    plain = told.get("_class_name") == "AutoencoderKL"
+    vae = part(AutoencoderKL, "vae") if plain else part(AutoencoderKLTemporalDecoder, "vae")
     if dtype == torch.float16 and vae.config.get("force_upcast"):
         vae.float()
     seeing = part(CLIPVisionModelWithProjection, "image_encoder")

@@ -4,6 +4,7 @@ Blattmann and others, arXiv 2311.15127. What conditions a clip is brought about 
 `StableVideoDiffusionPipeline` does; only its `fps` is one more than the `fps_id` told here.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,6 +18,7 @@ from diffuseg.backbones.protocols import FrameCondition
 from diffuseg.errors import InputError
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import (
         AutoencoderKLTemporalDecoder,
     )
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPVisionModelWithProjection
 else:
-    AutoencoderKLTemporalDecoder = UNetSpatioTemporalConditionModel = nn.Module
-    CLIPVisionModelWithProjection = nn.Module
+    AutoencoderKL = AutoencoderKLTemporalDecoder = nn.Module
+    UNetSpatioTemporalConditionModel = CLIPVisionModelWithProjection = nn.Module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,7 +39,7 @@ class StableVideoDiffusion:
         name: As the user asked for it.
         source: Where the weights came from.
         unet: The network whose attention is recorded.
-        vae: The autoencoder; may be more precise than the U-Net.
+        vae: The autoencoder; may be more precise than the U-Net, and one of images.
         image_encoder: CLIP's, which reads the conditioning frame.
         means: Of the colours it was trained on.
         deviations: Theirs.
@@ -48,7 +50,7 @@ class StableVideoDiffusion:
     name: str
     source: str
     unet: UNetSpatioTemporalConditionModel
-    vae: AutoencoderKLTemporalDecoder
+    vae: AutoencoderKLTemporalDecoder | AutoencoderKL
     image_encoder: CLIPVisionModelWithProjection
     means: tuple[float, ...]
     deviations: tuple[float, ...]
@@ -115,7 +117,7 @@ class StableVideoDiffusion:
             latents: Frames.
             max_batch: Frames that go through the autoencoder at once.
             chunk: Frames the decoder smooths over time, so many after each other; 1: every frame
-                by itself.
+                by itself, as an autoencoder of images has them anyway.
 
         Raises:
             InputError: A number is not positive.
@@ -128,10 +130,11 @@ class StableVideoDiffusion:
             )
         inner = latents.to(self.vae.device, self.vae.dtype) / self.vae.config["scaling_factor"]
         decode: Any = self.vae.decode
-        parts = [
-            decode(part, num_frames=1 if chunk == 1 else len(part), return_dict=False)[0]
-            for part in inner.split(max_batch if chunk == 1 else chunk)
-        ]
+        smooths = "num_frames" in inspect.signature(decode).parameters
+        parts: list[Tensor] = []
+        for part in inner.split(chunk if smooths and chunk > 1 else max_batch):
+            told = {"num_frames": 1 if chunk == 1 else len(part)} if smooths else {}
+            parts.append(decode(part, return_dict=False, **told)[0])
         return (torch.cat(parts).float() * 0.5 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
