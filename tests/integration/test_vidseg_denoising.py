@@ -1,5 +1,7 @@
 """Modulated denoising on real U-Net classes: batching changes nothing, nothing changes nothing."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -258,6 +260,18 @@ def test_a_model_is_itself_again_afterwards():
     scene.responses(scene.plain())
     assert "forward" not in vars(scene.unet)
     assert not any(one._forward_pre_hooks for one in scene.unet.up_blocks)
+
+
+def test_what_was_kept_is_let_go_at_once(scene):
+    gc.collect()
+    gc.disable()  # a batch must not stay until circles are looked for
+    try:
+        found = joined(scene.responses(scene.plain()))
+        kept, scene.kept, scene.network = weakref.ref(scene.kept), None, None
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert found[0].isfinite().all()
 
 
 # ---- nothing changes nothing

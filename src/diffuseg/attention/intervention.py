@@ -151,6 +151,19 @@ def intervene(model: object, edits: object) -> "Intervention":
     return Intervention(called=called, unet=unet, edits=tuple(given))
 
 
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """What hooks know and write down.
+
+    Apart from the intervention, which has the hooks: in a circle with them, the values of edits
+    would be kept until Python looks for circles, which for tensors is too late.
+    """
+
+    counts: list[int]
+    idle: list[list[str]]
+    step: int | float | None = None
+
+
 class Intervention:
     """Changes attention while its `with` block runs; made by `intervene()`."""
 
@@ -158,17 +171,15 @@ class Intervention:
         self._called = called
         self._unet = unet
         self._edits = edits
-        self._counts = [0] * len(edits)
-        self._idle: list[list[str]] = [[] for _ in edits]
+        self._progress = _Progress(counts=[0] * len(edits), idle=[[] for _ in edits])
         self._seen: list[int | float] = []
         self._handles: list[Any] = []
-        self._step: int | float | None = None
         self._hooks = [one for number in range(len(edits)) for one in self._hooks_of(number)]
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How often each edit has acted."""
-        return tuple(self._counts)
+        return tuple(self._progress.counts)
 
     def __enter__(self) -> "Intervention":
         self._check_model()
@@ -188,14 +199,15 @@ class Intervention:
         trace: TracebackType | None,
     ) -> None:
         self._detach()
-        idle = next((number for number, names in enumerate(self._idle) if names), None)
+        left = self._progress.idle
+        idle = next((number for number, names in enumerate(left) if names), None)
         if error is None and idle is not None:
             edit = self._edits[idle]
             seen = ", ".join(map(str, self._seen)) or "none at all"
             raise CaptureError(
                 "every edit must act on each of its layers or modules at least once",
                 got=f"{type(edit).__name__}(steps={edit.steps}) never did on "
-                f"{some_of(self._idle[idle])}; passes at timesteps: {seen}",
+                f"{some_of(left[idle])}; passes at timesteps: {seen}",
                 remedy="call the U-Net given to intervene() in the block, at the edit's steps",
             )
 
@@ -218,8 +230,9 @@ class Intervention:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return
-        self._step = read_call(args, kwargs).step
-        self._seen.append(self._step)
+        step = read_call(args, kwargs).step
+        self._progress.step = step
+        self._seen.append(step)
 
     # ---- edits become (module, hook)
 
@@ -262,17 +275,20 @@ class Intervention:
     ) -> Callable:
         steps = check_steps(self._edits[number].steps)
         name = place if isinstance(place, str) else place.name
-        self._idle[number].append(name)
+        progress = self._progress
+        idle = progress.idle[number]
+        idle.append(name)
 
         def hook(module, args, output):
-            if torch.compiler.is_compiling() or self._step is None:
+            step = progress.step
+            if torch.compiler.is_compiling() or step is None:
                 return None
-            if steps is not None and find_step(self._step, steps) is None:
+            if steps is not None and find_step(step, steps) is None:
                 return None
-            self._counts[number] += 1
-            if name in self._idle[number]:
-                self._idle[number].remove(name)
-            return act(value, place, self._step, output)
+            progress.counts[number] += 1
+            if name in idle:
+                idle.remove(name)
+            return act(value, place, step, output)
 
         return hook
 
