@@ -41,6 +41,7 @@ app.command()(making.scenes)
 app.add_typer(bank.app, name="bank")
 app.add_typer(train, name="train")
 train.command("mini")(making.train_mini)
+train.command("mini-svd")(making.train_mini_svd)
 
 
 def main() -> None:

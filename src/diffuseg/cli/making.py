@@ -146,3 +146,23 @@ def train_mini(
     options = given(stage=stage, device=device, workers=workers)
     run(out, work, meter=partial(progress_bar, quiet=quiet), **options)
     stdout().print(str(out), markup=False)
+
+
+def train_mini_svd(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    work: Annotated[Path, typer.Option(help="Clips and checkpoints (about 1.5 GB).")],
+    stage: Annotated[str | None, typer.Option(help="One stage; else all of them.")] = None,
+    device: DeviceOption = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that render.")] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the embedded video miniature beside the image one, or go on with it."""
+    show_logs(quiet=quiet, verbose=verbose or not quiet)
+    from functools import partial
+
+    from diffuseg.train.video import train_video_mini as run
+
+    options = given(stage=stage, device=device, workers=workers)
+    run(out, work, meter=partial(progress_bar, quiet=quiet), **options)
+    stdout().print(str(out), markup=False)

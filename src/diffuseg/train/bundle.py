@@ -51,8 +51,8 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
-    _write_json(folder / "model_index.json", _model_index())
-    _write_json(
+    write_json(folder / "model_index.json", _model_index())
+    write_json(
         folder / "diffuseg.json",
         {
             "size": recipe.size,
@@ -65,7 +65,7 @@ def export_mini(recipe: MiniRecipe, work: Path, out: Path) -> None:
         if (work / name).is_dir():
             shutil.copytree(work / name, folder / name)
     if (folder / "vit").is_dir():
-        _write_json(folder / "vit" / "diffuseg.json", {"preset": VIT_PRESET})
+        write_json(folder / "vit" / "diffuseg.json", {"preset": VIT_PRESET})
     if (out / CARD).is_file():
         shutil.copy(out / CARD, folder / CARD)
     write_checksums(folder)
@@ -96,7 +96,8 @@ def _model_index() -> dict[str, object]:
     }
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write a small file of a model folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -109,4 +110,4 @@ def write_checksums(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("checksums.json", CARD)
     }
-    _write_json(folder / "checksums.json", sums)
+    write_json(folder / "checksums.json", sums)
