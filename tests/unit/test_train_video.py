@@ -1,5 +1,6 @@
 """The video miniature's recipe at toy size: end to end, stopped and resumed; its pieces alone."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,16 @@ from diffuseg.train.video_denoiser import (
     likeness_loss,
     v_target,
 )
-from diffuseg.train.video_encoders import CLIP_SIDE, embed_pictures, enlarge_encoder
+from diffuseg.train.video_encoders import (
+    CLIP_SIDE,
+    embed_pictures,
+    encode_means,
+    enlarge_encoder,
+)
 from diffuseg.train.video_recipe import VideoPhase, VideoRecipe
 from diffuseg.world.videos import Clips
 
+SHIPPED = MINI.with_name("mini-svd")
 TOY = VideoRecipe(
     size=64,
     clips=3,
@@ -297,3 +304,40 @@ def test_two_frames_are_refused(trained, tmp_path):
             workers=1,
             meter=meter_until(None),
         )
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the embedded video model is not trained yet")
+def test_shipped_folder_is_small_and_whole():
+    sums = json.loads((SHIPPED / "checksums.json").read_text())
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    for name, held in sums.items():
+        assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == held
+    named = {path.relative_to(SHIPPED).as_posix() for path in files}
+    assert named == {*sums, "checksums.json", "README.md"}
+    ours, theirs = (
+        load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+        for folder in (SHIPPED, MINI)
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the embedded video model is not trained yet")
+def test_shipped_model_denoises_clips_it_never_saw():
+    pipe = StableVideoDiffusionPipeline.from_pretrained(SHIPPED, dtype=torch.float32)
+    frames = Clips("val", seed=5, hw=(256, 256), frames=28)[0].frames[:4]
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    noise = torch.randn(1, 4, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    sigma = 1.2732
+    with torch.inference_mode():
+        clean = encode_means(pipe.vae, pixels)[None]
+        first = clean[:, :1] / pipe.vae.config.scaling_factor
+        noisy = clean + sigma * noise
+        output = pipe.unet(
+            torch.cat([noisy / (sigma**2 + 1) ** 0.5, first.expand_as(noisy)], dim=2),
+            torch.tensor(np.log(sigma) / 4, dtype=torch.float32),
+            embed_pictures(pipe.image_encoder, pixels[:1])[None],
+            torch.tensor([[14.0, 127.0, 0.02]]),
+        ).sample
+    found = noisy / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+    assert (found - clean).square().mean() < 0.3 * clean.var()

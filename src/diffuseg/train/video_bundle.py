@@ -98,7 +98,7 @@ def _model_index() -> dict[str, object]:
     return {
         "_class_name": "StableVideoDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
-        "feature_extractor": ["transformers", "CLIPImageProcessorPil"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
         "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
         "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],

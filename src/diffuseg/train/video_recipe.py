@@ -60,5 +60,5 @@ class VideoRecipe:
     taught: tuple[int, ...] = (6, 7, 8, 9)
     phases: tuple[VideoPhase, ...] = (
         VideoPhase(steps=760, batch=4, frames=7, side=16, learning_rate=7e-4),
-        VideoPhase(steps=170, batch=1, frames=14, side=32, learning_rate=4e-4, warmup=20),
+        VideoPhase(steps=240, batch=1, frames=14, side=32, learning_rate=4e-4, warmup=20),
     )
