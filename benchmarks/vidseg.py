@@ -24,8 +24,8 @@ from jaxtyping import Float, Int64
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from diffuseg.methods.vidseg.context import aggregate_queries
 from diffuseg.methods.vidseg.correspondence import Tracks, refine_labels, track
+from diffuseg.methods.vidseg.features import aggregate_queries
 from diffuseg.methods.vidseg.nearest import vote_nearest
 
 R = TypeVar("R")

@@ -9,12 +9,12 @@ import torch
 from diffuseg.methods.vidseg.batching import label_batch, start_context
 from diffuseg.methods.vidseg.context import (
     ContextModel,
-    aggregate_queries,
     cluster_cells,
     name_clusters,
     shrink_labels,
 )
 from diffuseg.methods.vidseg.correspondence import refine_labels, track
+from diffuseg.methods.vidseg.features import aggregate_queries
 from diffuseg.methods.vidseg.settings import VidSeg
 
 
@@ -72,7 +72,8 @@ def test_scene_context(golden):
         tracks = track(tracked, hw)
         golden.check(f"out_b{number}_track_h", tracks.rows)
         golden.check(f"out_b{number}_track_w", tracks.columns)
-        labels, model = label_batch(settings, model, features, hw, tracked=tracked)
+        found = label_batch(settings, model, features, hw, tracked=tracked)
+        labels, model = found.labels, found.model
         golden.check(f"out_b{number}_cbr", labels)
 
 

@@ -1,5 +1,8 @@
 """VidSeg's clusters, names, votes and chain: against plain forms, and what must always hold."""
 
+from fractions import Fraction
+from math import floor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,13 +16,14 @@ from diffuseg.methods.vidseg.batching import Batch, batches, label_batch, start_
 from diffuseg.methods.vidseg.context import (
     UNNAMED,
     ContextModel,
-    aggregate_queries,
     cluster_cells,
     name_clusters,
     shrink_labels,
 )
+from diffuseg.methods.vidseg.features import aggregate_queries
 from diffuseg.methods.vidseg.settings import ABLATIONS, DATASETS, EMERDIFF, VidSeg, ablate
 
+HALF = Fraction(1, 2)
 HW = (6, 8)
 C = 12
 LABELS = (0, 3, 17, 255)
@@ -80,7 +84,7 @@ def test_masks_shrink_to_the_pixel_at_a_cells_centre(size, hw):
     mask = torch.arange(size[0] * size[1]).reshape(size)
     expected = [
         [
-            mask[int((i + 0.5) * (size[0] / hw[0])), int((j + 0.5) * (size[1] / hw[1]))].item()
+            mask[floor((i + HALF) * size[0] / hw[0]), floor((j + HALF) * size[1] / hw[1])].item()
             for j in range(hw[1])
         ]
         for i in range(hw[0])
@@ -185,9 +189,9 @@ def test_centres_carry_names_and_do_not_wander(classifier):
     features, mask = scene(4)
     given_ = chosen(classifier=classifier, refine=False)
     model = start_context(given_, features[:2], HW, mask=mask)
-    labels, after = label_batch(given_, model, features[2:], HW)
-    assert torch.equal(labels, mask.expand(2, -1, -1))
-    assert after is model
+    found = label_batch(given_, model, features[2:], HW)
+    assert torch.equal(found.labels, mask.expand(2, -1, -1))
+    assert found.model is model
 
 
 def test_emerdiff_names_every_frames_clusters_by_the_anchors():
@@ -195,8 +199,9 @@ def test_emerdiff_names_every_frames_clusters_by_the_anchors():
     given_ = VidSeg(clusters=4).ready("sd", EMERDIFF)
     model = start_context(given_, features[:1], HW, mask=mask)
     for one in range(3):
-        labels, model = label_batch(given_, model, features[one : one + 1], HW)
-        assert torch.equal(labels[0], mask)
+        found = label_batch(given_, model, features[one : one + 1], HW)
+        assert torch.equal(found.labels[0], mask)
+        model = found.model
 
 
 def test_an_unfitted_model_is_refused():
@@ -331,10 +336,9 @@ def test_a_clip_that_stands_still_has_the_same_labels_everywhere(frames):
     model = start_context(given_, still, HW, mask=scene(1)[1])
     found = []
     for _ in range(3):
-        labels, model = label_batch(
-            given_, model, still, HW, tracked=tracked.expand(frames, -1, -1)
-        )
-        found.append(labels)
+        one = label_batch(given_, model, still, HW, tracked=tracked.expand(frames, -1, -1))
+        found.append(one.labels)
+        model = one.model
     assert (torch.cat(found) == found[0][0]).all()
 
 

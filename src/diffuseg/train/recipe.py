@@ -423,6 +423,18 @@ PRESET: dict[str, dict[str, object]] = {
         "pamr": 10,
     },
     "semantic-diffseg": {"cross_layers": ["up_blocks.2.*", "up_blocks.3.*"]},
+    "vidseg": {
+        "side": 256,
+        "feature_blocks": [8, 9],
+        "join": "concat",
+        "naming": "mask",
+        "track_block": 9,
+        "modulate": False,
+        "modulate_step": 24,
+        "guidance": 1.0,
+        "shares": True,
+        "edges": 24,
+    },
 }
 """Settings written into the exported folder, by method.
 

@@ -17,9 +17,10 @@ from diffuseg.attention.layers import LayerId, layers_of
 from diffuseg.backbones import Diffusion, VideoDiffusion
 from diffuseg.backbones.protocols import FrameCondition, TextEmbedding
 from diffuseg.errors import InputError
+from diffuseg.image import working_hw
 from diffuseg.methods.settings import given
-from diffuseg.methods.vidseg.context import aggregate_queries
 from diffuseg.methods.vidseg.denoising import Plain, denoise_plain, invert
+from diffuseg.methods.vidseg.features import aggregate_queries, join_queries
 from diffuseg.methods.vidseg.modulation import Changing, Kept, attention_of
 from diffuseg.methods.vidseg.network import Call, Network
 from diffuseg.methods.vidseg.schedule import (
@@ -41,6 +42,7 @@ class Seen:
         features: By which cells are labelled.
         tracked: By which cells are followed; None where nothing is.
         grid: Rows and columns of both.
+        seen_hw: Height and width at which the model saw the frames.
         modulated_grid: Of the layers that are modulated.
         plain: The unmodulated pass.
         network: As the modulated passes call it.
@@ -50,6 +52,7 @@ class Seen:
     features: Float[Tensor, "f n c"]
     tracked: Float[Tensor, "g m d"] | None
     grid: tuple[int, int]
+    seen_hw: tuple[int, int]
     modulated_grid: tuple[int, int]
     plain: Plain
     network: Network
@@ -134,10 +137,14 @@ def look(
         noisy = schedule.add_noise(latents, torch.randn(shape, generator=generator), start)
     plain = denoise_plain(network, noisy, schedule, **options)
     kept = network.kept
+    queries = [kept.queries(step, one.name) for one in featured]
+    grids = [one.hw(latent_hw) for one in featured]
+    joined = settings.join == "concat"
     return Seen(
-        features=aggregate_queries([kept.queries(step, one.name) for one in featured]),
+        features=join_queries(queries, grids) if joined else aggregate_queries(queries),
         tracked=kept.queries(step, followed.name).float() if followed else None,
-        grid=featured[0].hw(latent_hw),
+        grid=max(grids) if joined else grids[0],
+        seen_hw=hw,
         modulated_grid=target.hw(latent_hw),
         plain=plain,
         network=network,
@@ -221,7 +228,8 @@ def seen_hw(
 ) -> tuple[int, int]:
     """Return the height and width at which a model sees frames of size `hw`.
 
-    Sides are brought down to multiples of `settings.multiple`, but never to nothing.
+    Sides are brought down to multiples of `settings.multiple`, but never to nothing; where
+    `settings.side` gives the area, to the nearest.
 
     Raises:
         InputError: That is no multiple of the model's own cells.
@@ -235,6 +243,8 @@ def seen_hw(
             got=multiple,
             remedy=f"use {max(1, multiple // cell) * cell}, or leave it out",
         )
+    if settings.side and not settings.size:
+        return working_hw((hw[0], hw[1]), size=settings.side, multiple=multiple)
     height, width = settings.size or hw
     return max(multiple, height // multiple * multiple), max(multiple, width // multiple * multiple)
 

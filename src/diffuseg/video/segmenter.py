@@ -40,6 +40,7 @@ from diffuseg.methods.vidseg.differences import (
     filter_maps,
     to_images,
 )
+from diffuseg.methods.vidseg.enlarging import enlarge_shares
 from diffuseg.methods.vidseg.modulation import frame_strengths, label_masks
 from diffuseg.models import find_model, model_name
 from diffuseg.prompts import parse_classes
@@ -254,20 +255,26 @@ class VideoSegmenter:
     def _finished(
         self, seen: Seen, frames: list[Pixels], chain: Chain, clusters: Clusters | None = None
     ) -> tuple[list[Int32[np.ndarray, "h w"]], Chain]:
-        coarse, model = label_batch(
+        labelled = label_batch(
             self.settings, chain.model, seen.features, seen.grid, tracked=seen.tracked,
             clusters=clusters,
         )  # fmt: skip
         hw = frames[0].shape[0], frames[0].shape[1]
         if self.settings.modulate:
-            fine = self._modulated(seen, coarse, chain.values, hw).cpu().numpy()
+            fine = self._modulated(seen, labelled.labels, chain.values, hw).cpu().numpy()
+        elif self.settings.shares:
+            edges, values = given(self.settings.edges), labelled.values.cpu()
+            fine = [
+                values[enlarge_shares(one, pixels, seen.seen_hw, edges=edges).long().cpu()].numpy()
+                for one, pixels in zip(labelled.shares, frames, strict=True)
+            ]
         else:
-            fine = [resized_labels(one.numpy(), hw) for one in coarse.cpu()]
+            fine = [resized_labels(one.numpy(), hw) for one in labelled.labels.cpu()]
         found = [one.astype(np.int32) for one in fine]
         if self.settings.crf:
             crf = self.settings.dense_crf
             found = [crf_labels(*both, crf) for both in zip(frames, found, strict=True)]
-        return found, replace(chain, model=model)
+        return found, replace(chain, model=labelled.model)
 
     def _modulated(
         self,
@@ -470,22 +477,25 @@ def _ready(
                 remedy="leave one of them out",
             )
         settings = replace(settings, clusters=clusters)
-    if settings.naming is None:
-        settings = replace(settings, naming=naming)
-    # Needs a mask, but none was given; or one was, and would not be looked at.
+    # What needs a mask cannot be if none was given; one that was has to be looked at.
     fits = {"clusters": ("clusters",), "anchor": ("anchor", "mask"), "text": ("text", "mask")}
+    preset = model.preset.get(method, {})
+    if settings.naming is None:
+        found = preset.get("naming")
+        settings = with_preset(settings, {"naming": found if found in fits[naming] else naming})
     if settings.naming not in fits[naming]:
         raise InputError(
             f"naming must be {' or '.join(fits[naming])} with what is given",
             got=settings.naming,
             remedy="leave it out; give a mask as anchor, words as classes",
         )
-    chosen = with_preset(settings, model.preset.get(method, {}))
-    changes = dict(VIDEO_METHODS[method])
-    if chosen.steps is not None and isinstance(step := changes.get("modulate_step"), int):
-        # The same noise whatever the number of steps.
-        changes["modulate_step"] = min(chosen.steps - 1, round(step / 25 * chosen.steps))
-    chosen = with_preset(chosen, changes)
+    chosen = settings
+    for source in (preset, VIDEO_METHODS[method]):
+        changes = dict(source)
+        if chosen.steps is not None and isinstance(step := changes.get("modulate_step"), int):
+            # The same noise whatever the number of steps.
+            changes["modulate_step"] = min(chosen.steps - 1, round(step / 25 * chosen.steps))
+        chosen = with_preset(chosen, changes)
     chosen = with_preset(chosen, {"multiple": min(64, stride(model))})
     chosen = chosen.ready(kind_of(model))
     check_model(model, chosen)

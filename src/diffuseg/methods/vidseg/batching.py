@@ -92,7 +92,7 @@ def start_context(
 
     Args:
         settings: `VidSeg.ready`.
-        features: Of the batch, from `aggregate_queries`.
+        features: Of the batch, see `features`.
         hw: Rows and columns of their grid.
         mask: Labels of the anchor, for naming="anchor" and "mask".
         names: Labels of the clusters, for naming="text".
@@ -152,6 +152,24 @@ def start_context(
     return model.fit(features[seen], names[clusters.numbers[seen]])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labelled:
+    """A batch with labels.
+
+    Attributes:
+        labels: Of every cell.
+        shares: Of every cell, how much is of each of `values`; 1 for a cell's label where tracks
+            have changed it.
+        values: The labels there are.
+        model: Labels the next batch.
+    """
+
+    labels: Int64[Tensor, "f h w"]
+    shares: Float[Tensor, "f h w k"]
+    values: Int64[Tensor, " k"]
+    model: ContextModel
+
+
 def label_batch(
     settings: VidSeg,
     model: ContextModel,
@@ -160,13 +178,13 @@ def label_batch(
     *,
     tracked: Float[Tensor, "g m d"] | None = None,
     clusters: Clusters | None = None,
-) -> tuple[Int64[Tensor, "f h w"], ContextModel]:
-    """Return a batch's labels, and the model that labels the next batch.
+) -> Labelled:
+    """Label a batch.
 
     Args:
         settings: `VidSeg.ready`.
         model: From `start_context`, or from the batch before.
-        features: Of the batch, from `aggregate_queries`.
+        features: Of the batch, see `features`.
         hw: Rows and columns of their grid.
         tracked: Features that are followed where `settings.refine`: queries of `track_block`.
         clusters: Of the batch, where they are known; for classifier="centroids".
@@ -177,15 +195,18 @@ def label_batch(
     Example:
         >>> features = torch.tensor([[[0.0], [9.0]]])
         >>> model = ContextModel(neighbours=1).fit(features[0], torch.tensor([3, 8]))
-        >>> label_batch(VidSeg(refine=False).ready("sd"), model, features + 1, (1, 2))[0]
+        >>> settings = VidSeg(refine=False).ready("sd")
+        >>> label_batch(settings, model, features + 1, (1, 2)).labels
         tensor([[[3, 8]]])
     """
     if model.classifier == "centroids":
         clusters = clusters or cluster_settings(settings, features)
-        flat = model.predict(clusters.centres[None])[0][clusters.numbers]
+        of_clusters, values = model.shares(clusters.centres[None])
+        shares = of_clusters[0][clusters.numbers]
     else:
-        flat = model.predict(features)
-    labels = flat.unflatten(1, hw)
+        shares, values = model.shares(features)
+    shares = shares.unflatten(1, hw)
+    labels = values[shares.argmax(3)]
     if settings.refine:
         if tracked is None:
             raise InputError(
@@ -194,10 +215,14 @@ def label_batch(
                 remedy="give the queries of track_block, or set refine=False",
             )
         tracks = track(tracked, hw, aux=given(settings.aux))
-        labels = refine_labels(
+        refined = refine_labels(
             labels, tracks, jump=given(settings.jump), signed=given(settings.signed)
         )
-    return labels, model.update(features, labels.flatten(1))
+        alone = (refined[..., None] == values).float()
+        shares = torch.where((refined != labels)[..., None], alone, shares)
+        labels = refined
+    after = model.update(features, labels.flatten(1))
+    return Labelled(labels=labels, shares=shares, values=values, model=after)
 
 
 def cluster_settings(settings: VidSeg, features: Float[Tensor, "f n c"]) -> Clusters:

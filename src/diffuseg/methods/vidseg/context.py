@@ -14,13 +14,11 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from diffuseg.errors import InputError
-from diffuseg.methods.vidseg.nearest import vote_nearest
+from diffuseg.methods.vidseg.nearest import share_votes
 from diffuseg.methods.vidseg.settings import Classifier
 
 UNNAMED = -1
 """The label of cells and clusters that have none."""
-
-_LEAST = 1e-12  # a cell of zeros has no largest channel to be divided by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +104,30 @@ class ContextModel:
         Raises:
             InputError: Nothing was learnt, or features of other blocks, or not finite.
         """
+        shares, known = self.shares(features)
+        return known[shares.argmax(2)]
+
+    @torch.no_grad()
+    def shares(
+        self, features: Float[Tensor, "f n c"]
+    ) -> tuple[Float[Tensor, "f n k"], Int64[Tensor, " k"]]:
+        """Return every label's share of each cell, and the labels in order.
+
+        Of "knn" it is the share of the neighbours' votes; others give a cell to one label.
+
+        Raises:
+            InputError: As `predict`.
+        """
         references, labels = self._learnt()
         cells = features.flatten(0, 1).float()
         if self.classifier in ("mlp", "forest", "adaboost"):
+            known = labels.unique()
             found = self._classified(cells, references, labels)
+            shares = (found[:, None] == known).float()
         else:
             count = self.neighbours if self.classifier == "knn" else 1
-            found = vote_nearest(cells, references, labels, neighbours=count)
-        return found.unflatten(0, features.shape[:2])
+            shares, known = share_votes(cells, references, labels, neighbours=count)
+        return shares.unflatten(0, features.shape[:2]), known.long()
 
     def update(
         self, features: Float[Tensor, "*n c"], labels: Integer[Tensor, "*m"]
@@ -215,39 +229,6 @@ class ContextModel:
             method.fit(references.cpu().numpy(), labels.cpu().numpy())
         found = torch.from_numpy(np.asarray(method.predict(cells.cpu().numpy())))
         return found.to(cells.device, torch.int64)
-
-
-def aggregate_queries(queries: Sequence[Float[Tensor, "f n c"]]) -> Float[Tensor, "f n c"]:
-    """Return the mean over blocks, every cell divided by its largest absolute channel.
-
-    Args:
-        queries: One a block, of the same grid and width.
-
-    Raises:
-        InputError: There are none, or of different shapes, or some are not finite.
-
-    Example:
-        >>> aggregate_queries([torch.tensor([[[1.0, -4.0]]]), torch.tensor([[[3.0, -4.0]]])])
-        tensor([[[ 0.5000, -1.0000]]])
-    """
-    shapes = {tuple(one.shape) for one in queries}
-    if len(shapes) != 1:
-        raise InputError(
-            "queries must be of one block or more with the same grid and channels",
-            got=sorted(shapes),
-            remedy="choose feature_blocks of one resolution, such as 6,7,8",
-        )
-    mean = queries[0].float()
-    for one in queries[1:]:
-        mean = mean + one.float()
-    mean = mean / len(queries)
-    if not mean.isfinite().all():
-        raise InputError(
-            "queries must be finite",
-            got="NaN or infinity",
-            remedy="run the model in float32 or bfloat16",
-        )
-    return mean / mean.abs().amax(2, keepdim=True).clamp_min(_LEAST)
 
 
 def cluster_cells(

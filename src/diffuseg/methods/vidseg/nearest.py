@@ -14,7 +14,6 @@ _GROUP = 16
 _SPARE = 4
 
 
-@torch.no_grad()
 def vote_nearest(
     cells: Float[Tensor, "n c"],
     references: Float[Tensor, "m d"],
@@ -23,6 +22,27 @@ def vote_nearest(
     neighbours: int = 4,
 ) -> Int64[Tensor, " n"]:
     """Return the most frequent label among every cell's nearest references, of equals the smallest.
+
+    As `share_votes`, which says what may be wrong.
+
+    Example:
+        >>> references = torch.tensor([[0.0], [1.0], [10.0]])
+        >>> vote_nearest(torch.tensor([[9.0]]), references, torch.tensor([3, 3, 5]), neighbours=1)
+        tensor([5])
+    """
+    shares, known = share_votes(cells, references, labels, neighbours=neighbours)
+    return known[shares.argmax(1)].long()
+
+
+@torch.no_grad()
+def share_votes(
+    cells: Float[Tensor, "n c"],
+    references: Float[Tensor, "m d"],
+    labels: Integer[Tensor, " r"],
+    *,
+    neighbours: int = 4,
+) -> tuple[Float[Tensor, "n k"], Integer[Tensor, " k"]]:
+    """Return every label's share of the votes of the nearest references, and the labels in order.
 
     Nearness is Euclidean and every neighbour has one vote; with fewer references all vote.
 
@@ -38,8 +58,8 @@ def vote_nearest(
 
     Example:
         >>> references = torch.tensor([[0.0], [1.0], [10.0]])
-        >>> vote_nearest(torch.tensor([[9.0]]), references, torch.tensor([3, 3, 5]), neighbours=1)
-        tensor([5])
+        >>> share_votes(torch.tensor([[6.0]]), references, torch.tensor([3, 3, 5]), neighbours=2)
+        (tensor([[0.5000, 0.5000]]), tensor([3, 5]))
     """
     if (
         len(references) == 0
@@ -65,8 +85,9 @@ def vote_nearest(
     slack = torch.finfo(torch.float32).eps * references.shape[1]
     longest = (2 * halves.amax()).sqrt()
     size = max(1, _PRODUCT_BYTES // (4 * len(references)))
-    found = [known.new_empty(0)]
-    for part in cells.split(size):
+    shares = references.new_zeros(len(cells), len(known))
+    vote = references.new_full((1, 1), 1 / count)
+    for part, found in zip(cells.split(size), shares.split(size), strict=True):
         rows = part.float() - centre
         apart = torch.addmm(halves, rows, references.T, alpha=-1)
         values, near = _smallest(apart, shortlist)
@@ -75,11 +96,8 @@ def vote_nearest(
             gap = values[:, count] - values[:, count - 1]
             unsure = gap <= 2 * slack * longest * (lengths + longest)
             near[unsure] = _ranked(rows[unsure], references, near[unsure])
-        votes = codes[near[:, :count]]
-        ballots = votes.new_zeros(len(rows), len(known))
-        ballots.scatter_add_(1, votes, torch.ones_like(votes))
-        found.append(known[ballots.argmax(1)])
-    return torch.cat(found).long()
+        found.scatter_add_(1, codes[near[:, :count]], vote.expand(len(rows), count))
+    return shares, known
 
 
 def _ranked(

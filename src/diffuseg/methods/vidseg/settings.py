@@ -39,8 +39,12 @@ class VidSeg:
         guidance_first: Of the first frame, linear in between. `guidance`; 1.
         multiple: Sides of the frames are brought down to multiples of it. 64.
         size: Height and width frames are brought to before that; the clip's own.
+        side: Instead the root of the area they are brought to, proportions kept, as models with a
+            size of their own need; 0: not. 0.
         feature: "self_q" or "cross_q": queries of self- or cross-attention. "self_q".
-        feature_blocks: Whose mean the features are. 6, 7, 8.
+        feature_blocks: Whose queries the features are. 6, 7, 8.
+        join: How: "mean", of blocks of one grid; "concat": side by side, on the finest grid, for
+            networks whose blocks say different things. "mean".
         clusters: Of k-means on the first batch. 20.
         starts: Of k-means, of which the best counts. 10.
         naming: What labels are. "anchor": of every cluster the most frequent label of the anchor's
@@ -60,6 +64,10 @@ class VidSeg:
         jump: Cells a track may move in a step along either side. 1.
         signed: Whether only jumps down and to the right count. With compat="reference".
         modulate: Whether labels come from modulated images; else the coarse maps are enlarged.
+        shares: Whether, then, cells are enlarged with every label's share of the neighbours' votes,
+            so that borders run through cells; else as they are. No.
+        edges: Radius, in pixels the model sees, of the guided filter by which shares then follow
+            the frame's edges; 0: none. 0.
         modulate_block: Where. 7; 8.
         modulated: Which attention's output: "self", "cross", "temporal". cross; self, temporal.
         strength: What is added and taken away, lambda, in the last frame. 50.
@@ -98,8 +106,10 @@ class VidSeg:
     guidance_first: float | None = None
     multiple: int | None = None
     size: tuple[int, ...] | None = None
+    side: int | None = None
     feature: Literal["self_q", "cross_q"] | None = None
     feature_blocks: tuple[int, ...] | None = None
+    join: Literal["mean", "concat"] | None = None
     clusters: int | None = None
     starts: int | None = None
     naming: Naming | None = None
@@ -115,6 +125,8 @@ class VidSeg:
     jump: int | None = None
     signed: bool | None = None
     modulate: bool | None = None
+    shares: bool | None = None
+    edges: int | None = None
     modulate_block: int | None = None
     modulated: tuple[Modulated, ...] | None = None
     strength: float | None = None
@@ -155,6 +167,8 @@ class VidSeg:
             (size is None or (len(size) == 2 and min(size) >= 1),
              "size must be a height and a width", size),
             (side is None or side % 2 == 1, "blur_side must be odd", side),
+            (not self.edges or self.shares is not False,
+             "edges are followed by shares, so shares must be set", self.edges),
             (self.blur_width is None or self.blur_width > 0, "blur_width must be positive",
              self.blur_width),
             (not isinstance(window, int) or window >= 0, "blend_steps must be 0 or more", window),
@@ -223,7 +237,10 @@ def _derived(filled: VidSeg, kind: Kind) -> dict[str, object]:
 
 
 _COUNTS = ("steps", "multiple", "clusters", "starts", "neighbours", "batch", "blur_side")
-_FROM_ZERO = ("feature_step", "modulate_step", "seed", "memory", "jump", "filter_strength")
+_FROM_ZERO = (
+    *("side", "edges", "feature_step", "modulate_step", "seed", "memory", "jump"),
+    "filter_strength",
+)
 _NUMBERS = (
     *("guidance", "guidance_first", "strength", "strength_first", "blur_width"),
     *("filter_strength", "condition_noise"),
@@ -236,7 +253,9 @@ _SHARED: Mapping[str, object] = {
     "sample_posterior": True,
     "seed": 1,
     "multiple": 64,
+    "side": 0,
     "feature": "self_q",
+    "join": "mean",
     "feature_blocks": (6, 7, 8),
     "clusters": 20,
     "starts": 10,
@@ -252,6 +271,8 @@ _SHARED: Mapping[str, object] = {
     "aux": True,
     "jump": 1,
     "modulate": True,
+    "shares": False,
+    "edges": 0,
     "strength": 50.0,
     "injected": "code",
     "blend": True,
