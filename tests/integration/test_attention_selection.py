@@ -1,6 +1,8 @@
 """What to record: layers, heads, features, dtype, memory; stopping early; what the header says."""
 
+import gc
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -287,6 +289,20 @@ def test_earlier_steps_run_to_the_end(unet, reached):
     assert len(outputs) == 2
     assert reached.count("conv_out") == 2
     assert rec.timesteps == (300, 100)
+
+
+@torch.no_grad()
+def test_a_record_is_let_go_of_with_its_last_name(small):
+    gc.collect()
+    gc.disable()  # tensors must not stay until circles are looked for
+    try:
+        with record(small) as rec:
+            small(**models.inputs(small))
+        kept = [weakref.ref(one) for one in rec._contents.passes[0].queries.values()]
+        del rec
+        assert [one() for one in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
 
 
 @torch.no_grad()

@@ -68,9 +68,8 @@ class Recorder:
         self._model = model
         self._unet = unet
         self._selection = selection
-        self._contents = Contents(
-            header=header, layers=tuple(site.layer for site in selection.sites)
-        )
+        self._header = header
+        self._contents = self._emptied()
         self._text = PromptWatch(model)
         self._hooks = Hooks(
             called=called,
@@ -110,6 +109,9 @@ class Recorder:
                 self._finish()
         finally:
             self._hooks.clear()
+            # The record is the caller's. Hooks and recorder hold each other: what they held would
+            # stay until Python looks for circles, which for tensors is too late.
+            self._contents, self._pass = self._emptied(), None
         return isinstance(error, _Stop) and error.owner is self
 
     def run(self, call: Callable[[], _T]) -> _T | None:
@@ -147,6 +149,11 @@ class Recorder:
             return None
         finally:
             self._running = False
+
+    def _emptied(self) -> Contents:
+        """A record with nothing in it."""
+        layers = tuple(site.layer for site in self._selection.sites)
+        return Contents(header=self._header, layers=layers)
 
     # ---- one pass
 
