@@ -17,12 +17,14 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- ablations: tau --> … <!-- /ablations -->    the same: a setting varied
     <!-- ablations: runs --> … <!-- /ablations -->   the same: with what, on what
     <!-- ablation: iseg n --> … <!-- /ablation -->   the same: a table of a method's paper
+    <!-- video: crf --> … <!-- /video -->    of `scripts/video_tables.py`: a table of VidSeg's paper
+    <!-- video: runs --> … <!-- /video -->   the same: with what
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
 miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
 there reads "not measured yet". Run without arguments to write the pages, with `--check` to be told
 (exit code 1) which are out of date; the test suite does the latter. `--quality FOLDER` first takes
-over what `diffuseg quality` wrote there.
+over what `diffuseg quality` wrote there, `--videos FOLDER ...` what `scripts/video_tables.py` did.
 """
 
 import argparse
@@ -47,7 +49,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--quality", type=Path, help="folder of `diffuseg quality --report`")
+    parser.add_argument("--videos", type=Path, nargs="+", help="of `scripts/video_tables.py`")
     options = parser.parse_args()
+    if options.videos is not None and not options.check:
+        take_tables(options.videos)
     if options.quality is not None and not options.check:
         take_over(options.quality)
     stale = []
@@ -75,6 +80,15 @@ def take_over(folder: Path) -> None:
     for name in ("samples.jpg", "divergence.png"):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, ASSETS / name)
+
+
+def take_tables(folders: list[Path], asset: Path = ASSETS / "video" / "tables.json") -> None:
+    """Put tables of videos, each from the last folder that has it, to where the pages look."""
+    held = dict(_load(asset) or {})
+    for folder in folders:
+        held |= json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    asset.parent.mkdir(parents=True, exist_ok=True)
+    asset.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
 
 
 def refresh_checksums() -> None:
@@ -106,6 +120,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "models", lambda _: f"\n\n{_models()}\n\n")
     text = _replaced(text, "ablations", lambda given: f"\n\n{_ablations(given, assets)}\n\n")
     text = _replaced(text, "ablation", lambda given: f"\n\n{_paper(given, assets)}\n\n")
+    text = _replaced(text, "video", lambda given: f"\n\n{_video(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -211,6 +226,27 @@ def _paper(given: str, assets: Path) -> str:
     if (assets / "ablations" / plot).is_file():
         parts.append(f"![{table['title']}: here and as published](../assets/ablations/{plot})")
     return "\n\n".join(parts)
+
+
+def _video(given: str, assets: Path) -> str:
+    """A table of `scripts/video_tables.py`, or with what all of them were measured."""
+    held = _load(assets / "video" / "tables.json") or {}
+    if given != "runs":
+        sys.path.insert(0, str(ROOT / "src"))
+        from diffuseg.eval.video_published import compared
+
+        return compared(given, held.get(given, {}))
+    if not held:
+        return PENDING
+    now = (_load(MINI / "quality.json") or {}).get("model", {}).get("unet_sha256")
+    lines = []
+    for name, one in held.items():
+        digest = one["model"]["unet_sha256"]
+        old = "" if digest == now else ", since trained anew"
+        lines.append((name, f"{one['model']['name']}, U-Net `{digest[:16]}`{old}"))
+    versions = next(iter(held.values()))["versions"]
+    lines.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    return _table(("table", "measured with"), lines)
 
 
 def _compared(rows: Mapping) -> str:
