@@ -435,13 +435,15 @@ PRESET: dict[str, dict[str, object]] = {
         "shares": True,
         "edges": 24,
     },
+    "emerdiff": {"side": 256, "feature_blocks": [9], "modulate_block": 9},
 }
 """Settings written into the exported folder, by method.
 
 Where its words find their pixels best: chosen on 12 to 32 validation scenes among timesteps,
 levels, strengths and numbers of refinements. Every pixel of a scene has a class, so none of these
 looks for a background. For `diffseg`, the best of two timesteps, four weightings and three
-thresholds on 24. For `kmeans`, the mean number of classes of a scene.
+thresholds on 24. For `kmeans`, the mean number of classes of a scene. For `vidseg` and `emerdiff`
+on two to four clips: the paper's blocks have cells of 16 and 32 pixels here.
 """
 
 VIT_PRESET: dict[str, dict[str, object]] = {"dinoseg": {"tau": "auto", "assign": "nearest"}}
