@@ -150,7 +150,7 @@ def train_mini(
 
 def train_mini_svd(
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    work: Annotated[Path, typer.Option(help="Clips and checkpoints (about 1.5 GB).")],
+    work: Annotated[Path, typer.Option(help="Clips and checkpoints (about 1 GB).")],
     stage: Annotated[str | None, typer.Option(help="One stage; else all of them.")] = None,
     device: DeviceOption = None,
     workers: Annotated[int | None, typer.Option(help="Processes that render.")] = None,

@@ -39,7 +39,7 @@ def train_video_mini(
 
     Args:
         out: The folder to write; replaced only when the export is complete.
-        work: Where clips and checkpoints are kept between calls (about 1.5 GB).
+        work: Where clips and checkpoints are kept between calls (about 1 GB).
         stage: One of `VIDEO_STAGES`, or "all"; a stage needs the ones before it.
         recipe: The numbers; the shipped ones by default.
         image_model: Folder of the image miniature, which lends its parts.
