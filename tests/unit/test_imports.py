@@ -21,7 +21,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("api", "asking", "batch", "completion", "filtering", "image_labels", "interaction"),
-            *("models", "ovdiff", "segmenter"),
+            *("models", "ovdiff", "segdiffusion", "segmenter"),
         }
     ),
     frozenset({"eval", "file_runs", "folders", "doctor", "pseudo_masks", "video"}),
