@@ -42,7 +42,7 @@ ASSETS = ROOT / "docs" / "assets"
 MINI = ROOT / "src" / "diffuseg" / "world" / "mini"
 CARD = MINI / "README.md"
 PENDING = "not measured yet"
-_SHARES = ("miou", "acc", "fwiou", "mean_acc")
+_SHARES = ("miou", "acc", "fwiou", "mean_acc", "j", "f", "j_and_f", "mvc8", "mvc16")
 
 
 def main() -> int:
