@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diffuseg.methods import Needs as Needs
     from diffuseg.result import Region as Region
     from diffuseg.result import Segmentation as Segmentation
+    from diffuseg.video.segmenter import segment_video as segment_video
 
 _HOME = {
     "Attend": "methods",
@@ -67,6 +68,7 @@ _HOME = {
     "record": "attention",
     "segment": "api",
     "segment_many": "api",
+    "segment_video": "video.segmenter",
     "sweep": "eval.sweep",
 }
 
@@ -102,6 +104,7 @@ __all__ = [
     "record",
     "segment",
     "segment_many",
+    "segment_video",
     "sweep",
 ]
 

@@ -5,10 +5,8 @@ next one is full; frames before the anchor are held until it has come.
 """
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,10 @@ from torch import Tensor
 from diffuseg.api import build_segmenter
 from diffuseg.backbones import Diffusion, VideoDiffusion
 from diffuseg.errors import DiffusegError, InputError
-from diffuseg.image import read_image
 from diffuseg.labelmaps import resized_labels
 from diffuseg.methods.crf import crf_labels
-from diffuseg.methods.settings import given, with_preset
-from diffuseg.methods.vidseg import EMERDIFF, VidSeg
+from diffuseg.methods.settings import given
+from diffuseg.methods.vidseg import VidSeg
 from diffuseg.methods.vidseg.batching import (
     Batch,
     batches,
@@ -44,6 +41,7 @@ from diffuseg.methods.vidseg.enlarging import enlarge_shares
 from diffuseg.methods.vidseg.modulation import frame_strengths, label_masks
 from diffuseg.models import find_model, model_name
 from diffuseg.prompts import parse_classes
+from diffuseg.video.methods import VIDEO_METHODS, ready_for, word_reader
 from diffuseg.video.naming import (
     Named,
     check_proportions,
@@ -52,13 +50,10 @@ from diffuseg.video.naming import (
     read_anchor,
     words_of_clusters,
 )
-from diffuseg.video.reading import Video, open_video
-from diffuseg.video.seeing import Pixels, Seen, check_model, kind_of, look, stride
+from diffuseg.video.seeing import Pixels, Seen, look
+from diffuseg.video.source import Source
 
 log = logging.getLogger(__name__)
-
-VIDEO_METHODS: Mapping[str, Mapping[str, object]] = {"vidseg": {}, "emerdiff": EMERDIFF}
-"""What segments videos, by the name users type, with what it changes of VidSeg's settings."""
 
 # Rows of latents in a call of the U-Net: 14 frames, both halves.
 _ROWS = 28
@@ -169,7 +164,7 @@ class VideoSegmenter:
         """
         size = given(self.settings.batch)
         begin = max(0, done - size) if chain is not None else 0
-        source = _Source(frames, begin)
+        source = Source(frames, begin)
         if chain is None:
             whole = (self.anchor // size + 1) * size
             held = source.take(whole + size)
@@ -373,10 +368,10 @@ def open_video_segmenter(
             remedy="leave namer_model out, or give classes",
         )
     held: Diffusion | VideoDiffusion = find_model(model, backbone="video")
-    chosen = _ready(held, settings or VidSeg(), method, anchor, classes, clusters)
+    chosen = ready_for(held, settings or VidSeg(), method, anchor, classes, clusters)
     find = None
     if classes is not None:
-        reader = _reader(held, namer_model)
+        reader = word_reader(held, namer_model)
         find = build_segmenter(reader, namer, classes, class_filter=class_filter)
         names = tuple(one.name for one in parse_classes(classes))
     elif mask is not None:
@@ -458,63 +453,6 @@ def segment_video(
     return find(frames)
 
 
-def _ready(
-    model: Diffusion | VideoDiffusion,
-    settings: VidSeg,
-    method: str,
-    anchor: object,
-    classes: object,
-    clusters: int | None,
-) -> VidSeg:
-    naming = "clusters" if anchor is None else "anchor"
-    if classes is not None:
-        naming = "text"
-    if clusters is not None:
-        if settings.clusters not in (None, clusters):
-            raise InputError(
-                "the number of clusters must be given once",
-                got=f"{clusters} and {settings.clusters}",
-                remedy="leave one of them out",
-            )
-        settings = replace(settings, clusters=clusters)
-    # What needs a mask cannot be if none was given; one that was has to be looked at.
-    fits = {"clusters": ("clusters",), "anchor": ("anchor", "mask"), "text": ("text", "mask")}
-    preset = model.preset.get(method, {})
-    if settings.naming is None:
-        found = preset.get("naming")
-        settings = with_preset(settings, {"naming": found if found in fits[naming] else naming})
-    if settings.naming not in fits[naming]:
-        raise InputError(
-            f"naming must be {' or '.join(fits[naming])} with what is given",
-            got=settings.naming,
-            remedy="leave it out; give a mask as anchor, words as classes",
-        )
-    chosen = settings
-    for source in (preset, VIDEO_METHODS[method]):
-        changes = dict(source)
-        if chosen.steps is not None and isinstance(step := changes.get("modulate_step"), int):
-            # The same noise whatever the number of steps.
-            changes["modulate_step"] = min(chosen.steps - 1, round(step / 25 * chosen.steps))
-        chosen = with_preset(chosen, changes)
-    chosen = with_preset(chosen, {"multiple": min(64, stride(model))})
-    chosen = chosen.ready(kind_of(model))
-    check_model(model, chosen)
-    return chosen
-
-
-def _reader(model: Diffusion | VideoDiffusion, namer_model: object) -> object:
-    """The model that finds words."""
-    if namer_model is not None:
-        return find_model(namer_model, device=str(model.device))
-    if isinstance(model, VideoDiffusion):
-        raise InputError(
-            "words need a model that reads them",
-            got=f"{model_name(model)}, a Stable Video Diffusion",
-            remedy='name one that does, such as namer_model="mini" (--namer-model mini)',
-        )
-    return model
-
-
 def _labelled(piece: Piece, end: int) -> Iterator[VideoLabels]:
     """The frames of a piece that no later one has."""
     for place, (labels, pixels) in enumerate(zip(piece.labels, piece.frames, strict=True)):
@@ -527,51 +465,3 @@ def _spread(count: int, place: int, looks: int) -> list[int]:
     others = np.linspace(0, count - 1, min(looks, count)).round().astype(int).tolist()
     kept = [one for one in dict.fromkeys(others) if one != place]
     return [place, *kept[: looks - 1]]
-
-
-class _Source:
-    """Frames of anything, some at a time; an error is kept until all good frames are used."""
-
-    def __init__(self, frames: object, start: int) -> None:
-        self._frames = _pixels(frames, start)
-        self._size: tuple[int, ...] | None = None
-        self._error: DiffusegError | None = None
-
-    def take(self, count: int) -> list[Pixels]:
-        """As many frames as there are, up to a number."""
-        taken: list[Pixels] = []
-        if self._error is not None:
-            return taken
-        try:
-            for pixels in islice(self._frames, count):
-                if self._size not in (None, pixels.shape):
-                    raise InputError(
-                        "all frames of a video must have one size",
-                        got=f"{pixels.shape[0]}x{pixels.shape[1]} after "
-                        f"{self._size[0]}x{self._size[1]}",
-                        remedy="bring them to one size first",
-                    )
-                self._size = pixels.shape
-                taken.append(pixels)
-        except DiffusegError as error:
-            self._error = error
-        return taken
-
-    def check(self) -> None:
-        """Raise what was kept."""
-        if self._error is not None:
-            raise self._error
-
-
-def _pixels(frames: object, start: int) -> Iterator[Pixels]:
-    if isinstance(frames, str | os.PathLike):
-        frames = open_video(frames)
-    if isinstance(frames, Video):
-        return (one.pixels for one in frames.frames(start))
-    if not isinstance(frames, Iterable):
-        raise InputError(
-            "frames must be a file, a folder, a Video or pictures in order",
-            got=type(frames).__name__,
-            remedy='give "in.mp4", or a list of arrays',
-        )
-    return (read_image(one).pixels for one in islice(frames, start, None))
