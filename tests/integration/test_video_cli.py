@@ -141,3 +141,27 @@ def test_scores_from_the_command_line():
     done = CliRunner().invoke(app, [*words.split(), *QUICK])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["n_frames"] == 3
+
+
+def test_the_original_classes_of_camvid(clip, tmp_path):
+    held = {"Sky": (128, 128, 128), "Car": (64, 0, 128), "Void": (0, 0, 0)}
+    colors = np.array([*held.values()], dtype=np.uint8)
+    lines = [" ".join(map(str, color)) + f"\t\t{name}\n" for name, color in held.items()]
+    (tmp_path / "label_colors.txt").write_text("".join(lines))
+    for name in ("701_StillsRaw_full", "LabeledApproved_full"):
+        (tmp_path / name).mkdir()
+    for i, pixels in enumerate(clip.frames):
+        stem = f"0016E5_{7959 + 2 * i:05d}"
+        truth = np.where(clip.instances[i] > 0, 1, 0)
+        truth[:2] = 2
+        PIL.Image.fromarray(pixels).save(tmp_path / "701_StillsRaw_full" / f"{stem}.png")
+        PIL.Image.fromarray(colors[truth]).save(tmp_path / "LabeledApproved_full" / f"{stem}_L.png")
+    words = ["evaluate-video", "camvid32", "--root", tmp_path, "--model", "mini", "--json"]
+    report = ["--report", tmp_path / "report", "--set", "size=64,64"]
+    done = CliRunner().invoke(app, [*map(str, (*words, *report)), *QUICK])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert list(told["per_class"]) == ["Sky", "Car"]
+    assert "but Void" in told["notes"][0]
+    assert (told["n_frames"], told["metrics"]["mvc8"]) == (2, None)
+    assert "j" not in told["metrics"]

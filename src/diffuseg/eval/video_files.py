@@ -33,6 +33,8 @@ class FileSet:
     split: str
     classes: tuple[str, ...] = ()
     ignore = VOID
+    note = ""
+    """What has to be known beside a score."""
     _clips: list[ClipFiles]
 
     def __len__(self) -> int:

@@ -32,6 +32,11 @@ PROTOCOLS: Mapping[str, str] = {
     "classes": "the names of the classes the anchor's frame shows are given, no mask",
 }
 
+_MINIATURE = (
+    "the model is a miniature that has seen nothing but drawn scenes: this is what it can do "
+    "elsewhere, and says nothing about the method with real weights"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoReport:
@@ -44,6 +49,7 @@ class VideoReport:
         per_class: IoU of every class; None where it occurs nowhere.
         per_video: J&F, or else mIoU, of every video.
         protocol: In words, what the method was told.
+        notes: What has to be known beside the figures.
         method: Its name, with `parameters`.
         model: Name, source and checksum.
         versions: Of everything that computes.
@@ -61,6 +67,7 @@ class VideoReport:
     method: str
     parameters: Mapping[str, object]
     model: Mapping[str, object]
+    notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=versions)
     seconds_per_frame: float = math.nan
 
@@ -83,6 +90,7 @@ class VideoReport:
                 *table_lines(("figure", "value"), rows),
                 "",
                 f"- Protocol: {self.protocol}.",
+                *(f"- Note: {one}." for one in self.notes),
                 f"- Model: {weights_line(self.model)}.",
                 "- Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
                 "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
@@ -344,11 +352,18 @@ def _report(
         per_class=per_class,
         per_video=per_video,
         protocol=PROTOCOLS[given],
+        notes=_notes(data, identity),
         method=method,
         parameters=parameters,
         model=identity,
         seconds_per_frame=sum(row["seconds"] for row in rows) / max(1, frames),
     )
+
+
+def _notes(data: VideoDataset, identity: Mapping[str, object]) -> tuple[str, ...]:
+    drawn = isinstance(data, SceneClips) or identity.get("source") != "embedded"
+    held = (getattr(data, "note", ""), "" if drawn else _MINIATURE)
+    return tuple(one for one in held if one)
 
 
 def _or_none(value: float) -> float | None:
