@@ -31,6 +31,9 @@ AS_PUBLISHED: Mapping[str, object] = {
 }
 """The settings from which rows differ, whatever a model's preset says; of Stable Diffusion."""
 
+EMERDIFF_BLOCKS: Mapping[str, object] = {"feature_blocks": (6,), "modulate_block": 8}
+"""EmerDiff's first and third layer where an image of half its size has as many cells."""
+
 UNMODULATED = ("classifier", "batch", "clusters")
 """Tables about coarse labels alone: their rows are measured without modulation."""
 
@@ -59,7 +62,11 @@ def _table(
         columns=("row",),
         published=tuple(of) if known else (),
         rows=tuple(
-            Row(cells=(row,), settings=settings, published=tuple(known.get(row, ())))
+            Row(
+                cells=(row,),
+                settings={**settings, **(EMERDIFF_BLOCKS if row.startswith("EmerDiff") else {})},
+                published=tuple(known.get(row, ())),
+            )
             for row, settings in ABLATIONS[name].items()
         ),
         note=note,
