@@ -249,6 +249,11 @@ def test_folders_that_are_no_video(tmp_path):
         open_video(tmp_path)
 
 
+def test_an_address_may_be_longer_than_a_name(tmp_path):
+    with pytest.raises(InputError, match="complete video"):
+        open_video(f"nothing://{'a' * 300}")
+
+
 def test_arguments(tmp_path):
     with pytest.raises(InputError, match="must exist"):
         open_video(tmp_path / "no.mp4")

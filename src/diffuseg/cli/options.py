@@ -117,8 +117,9 @@ def say_model(model: Any, method: object, quiet: bool) -> None:
 
     if not quiet:
         precision = str(model.dtype).removeprefix("torch.")
+        name = method if isinstance(method, str) else method_name(method)
         line = f"model {model_name(model)}, {precision} on {model.device}"
-        stderr().print(f"{line}; method {method_name(method)}", style="dim", markup=False)
+        stderr().print(f"{line}; method {name}", style="dim", markup=False)
 
 
 def read_formats(formats: Sequence[str] | None) -> list[str]:

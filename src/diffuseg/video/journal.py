@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import PIL.Image
@@ -16,6 +18,7 @@ from jaxtyping import Integer, UInt16
 
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_folder, atomic_path
+from diffuseg.image import SUFFIXES
 from diffuseg.labelmaps import integer_map
 
 _ABOUT, _STATE = "run.json", "state.npz"
@@ -124,12 +127,17 @@ class VideoRun:
         self._batches.append(_Batch(folder=path, first=first, n=len(maps)))
 
     def state(self) -> dict[str, np.ndarray] | None:
-        """Return what was kept with the last batch; None if nothing was."""
+        """Return what was kept with the last batch; None if nothing was, or it is damaged."""
         path = self._batches[-1].folder / _STATE if self._batches else None
         if path is None or not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        try:
+            # numpy does not close a file it opened itself and cannot read.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error):
+            # The power went before all of it was on the disk.
+            return None
 
     def labels(self, start: int = 0) -> Iterator[UInt16[np.ndarray, "h w"]]:
         """Yield the labels of all frames done, in order, one at a time.
@@ -159,7 +167,11 @@ def source_stamp(source: str | os.PathLike[str]) -> str:
         True
     """
     path = Path(source)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        # Outputs may be written there, and what a run keeps is.
+        files = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+        files = [one for one in files if not one.name.startswith(".")]
     rows: list[tuple[str, int, int]] = []
     for file in files:
         with suppress(OSError):

@@ -150,7 +150,8 @@ def open_video(
     """
     name = os.fspath(source)
     path = Path(name)
-    if path.is_dir():
+    # Not of addresses: they may be longer than names of files.
+    if "://" not in name and path.is_dir():
         return _open_folder(path, FOLDER_FPS if fps is None else fps)
     if fps is not None:
         raise InputError(
@@ -194,10 +195,16 @@ def _open_folder(folder: Path, fps: float | int | Fraction) -> Video:
     rate = Fraction(fps).limit_denominator(100_000) if fps > 0 else Fraction(0)
     if rate <= 0:
         raise InputError("the frame rate must be positive", got=fps, remedy="use for instance 25")
+    try:
+        files = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            "the folder must be readable",
+            got=f"{folder}: {error.strerror or error}",
+            remedy="check its permissions",
+        ) from error
     found = [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     ]
     if not found:
         raise InputError(
@@ -252,7 +259,7 @@ def _open(name: str) -> "InputContainer":
     try:
         return av.open(name, mode="r", metadata_errors="replace")
     except (FFmpegError, OSError, ValueError) as error:
-        empty = Path(name).is_file() and Path(name).stat().st_size == 0
+        empty = os.path.isfile(name) and os.path.getsize(name) == 0
         why = "an empty file" if empty else getattr(error, "strerror", None) or error
         raise InputError(
             "the file must be a complete video",

@@ -18,6 +18,7 @@ from diffuseg.methods.vidseg.context import ContextModel
 from diffuseg.models import model_name
 from diffuseg.video.encoding import SUFFIXES
 from diffuseg.video.journal import VideoRun, source_stamp
+from diffuseg.video.naming import check_proportions
 from diffuseg.video.reading import Frame, Video, open_video
 from diffuseg.video.segmenter import Chain, VideoSegmenter
 from diffuseg.video.writing import (
@@ -111,22 +112,11 @@ def segment_file(
 
     Raises:
         InputError: A frame cannot be read; then the outputs have all before it. Or an output cannot
-            be written.
+            be written, or the anchor's mask is of another video; that is noticed before.
     """
     video = source if isinstance(source, Video) else open_video(source)
     report = progress or (lambda done, total: None)
-    folder = outputs.pictures
-    if (
-        folder is not None
-        and folder.exists()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        # Noticed now, not after hours.
-        raise InputError(
-            "the folder to write must not exist yet, or be empty",
-            got=f"{folder}, which is not",
-            remedy="choose another folder, or remove this one first",
-        )
+    _check_before(video, outputs, segmenter)
     if video.live:
         return _stream(video, outputs, segmenter, report)
     run = VideoRun(outputs.paths[0], key=_key(video, segmenter), resume=resume)
@@ -152,6 +142,42 @@ def segment_file(
     n = run.n_frames
     run.discard()
     return n
+
+
+def _check_before(video: Video, outputs: Outputs, segmenter: VideoSegmenter) -> None:
+    """Notice now, not after hours, what cannot be."""
+    if (mask := segmenter.named.mask) is not None:
+        check_proportions(mask.numpy(), video.size)
+    folder = outputs.pictures
+    empty = folder is None or (folder.is_dir() and not any(folder.iterdir()))
+    if folder is not None and folder.exists() and not empty:
+        raise InputError(
+            "the folder to write must not exist yet, or be empty",
+            got=f"{folder}, which is not",
+            remedy="choose another folder, or remove this one first",
+        )
+    for path in outputs.paths:
+        if path.exists() and os.path.exists(video.source) and path.samefile(video.source):
+            raise InputError(
+                "the output must not be the video itself",
+                got=str(path),
+                remedy="choose another name: the video would be overwritten",
+            )
+        if path != folder and path.is_dir():
+            raise InputError(
+                "the output must be a file name",
+                got=f"the folder {path}",
+                remedy="add a file name",
+            )
+        above = path.absolute().parent
+        while not os.path.exists(above):
+            above = above.parent
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            raise InputError(
+                "the folder of the output must be writable",
+                got=f"{path}: {above} is not",
+                remedy="choose an output folder you may write to",
+            )
 
 
 def _stream(
