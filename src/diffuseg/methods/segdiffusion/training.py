@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ _CERTAIN = 1e-4  # cross-entropy sees no share nearer to 0 or 1
 
 
 def class_targets(
-    labels: Int[Tensor, "h w"], classes: Sequence[int], *, ignore: int = IGNORE
+    labels: Integer[Tensor, "h w"], classes: Sequence[int], *, ignore: int = IGNORE
 ) -> tuple[Bool[Tensor, "k h w"], Bool[Tensor, "h w"]]:
     """Return the mask of every class asked for, and where something is known.
 
