@@ -19,7 +19,7 @@ CLASSES = parse_classes("car, grass")
 
 
 @pytest.fixture(scope="module")
-def model() -> Diffusion:
+def model():
     return load("mini", device="cpu")
 
 

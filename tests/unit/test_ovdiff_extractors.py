@@ -9,7 +9,7 @@ from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTrainin
 
 from diffuseg.attention import layers_of
 from diffuseg.attention.layers import select_layers
-from diffuseg.backbones import Diffusion, load, load_vit
+from diffuseg.backbones import load, load_vit
 from diffuseg.backbones.clip import Clip
 from diffuseg.errors import InputError
 from diffuseg.methods.ovdiff import OVDiff
@@ -37,7 +37,7 @@ PICTURES = [noise((48, 48), seed=number) for number in range(3)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Diffusion:
+def model(tmp_path_factory: pytest.TempPathFactory):
     return load(write_sd15(tmp_path_factory.mktemp("sd15")), device="cpu")
 
 
