@@ -1,6 +1,7 @@
 """Seg-diffusion with small networks: the codec, a training step and sampling from end to end."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from diffuseg.methods.segdiffusion.schedule import ddim_schedule, one_step_laten
 from diffuseg.methods.segdiffusion.training import denoising_loss, valid_cells
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
 from diffuseg.segdiffusion.levels import noise_levels
+from diffuseg.train.segdiffusion.batches import MaskBatch
+from diffuseg.train.segdiffusion.step import MaskLearner
 
 KINDS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
 
@@ -105,6 +108,35 @@ def test_train_step(golden):
     loss.backward()
     gradients = [one.grad for one in unet.parameters() if one.grad is not None]
     norm = torch.stack([one.norm() for one in gradients]).norm()
+    golden.check("out_grad_norm", [norm.item()], atol=1e-5)
+    check(golden, "out_grad_conv_in", unet.conv_in.weight.grad, close=1e-5)
+
+
+@pytest.mark.golden("segdiffusion_train_step")
+def test_the_trainers_own_step(golden):
+    vae, unet = network(golden, "vae"), network(golden, "unet").train()
+    times, noise = tensor(golden["in_t"]).long(), tensor(golden["out_noise_batchnorm"])
+    batch = MaskBatch(
+        pixels=torch.zeros(len(times), 3, *golden["in_mask"].shape[2:], dtype=torch.uint8),
+        known=tensor(golden["in_valid"])[:, 0].bool(),
+        owners=torch.arange(len(times)),
+        classes=(0,) * len(times),
+        masks=tensor(golden["in_mask"])[:, 0] > 0,
+        timesteps=times,
+        noise=noise,
+    )
+    learner = MaskLearner(
+        unet=unet,
+        vae=vae,
+        texts=tensor(golden["in_text_embed"]),
+        text_mask=None,
+        levels=noise_levels(config_of(golden, "param_cfg")),
+    )
+    # The pictures of the file are no bytes: those go past their reading.
+    learned = learner.learn_from(encode_pixels(vae, tensor(golden["in_image"])).detach(), batch)
+    golden.check("out_loss", [learned.loss.item()], atol=1e-6)
+    learned.loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), math.inf)
     golden.check("out_grad_norm", [norm.item()], atol=1e-5)
     check(golden, "out_grad_conv_in", unet.conv_in.weight.grad, close=1e-5)
 

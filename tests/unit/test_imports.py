@@ -30,7 +30,12 @@ ROWS: tuple[frozenset[str], ...] = (
 # Rooms beside the main line, and all they may import.
 ASIDE: dict[str, frozenset[str]] = {
     "world": frozenset({"world", "errors", "files", "palettes"}),
-    "train": frozenset({"train", "world", "errors", "files"}),
+    "train": frozenset(
+        {
+            *("train", "world", "errors", "files", "journal", "palettes", "image", "ops"),
+            *("backbones", "methods", "segdiffusion"),
+        }
+    ),
 }
 # Who may import a room beside the main line.
 VISITORS: dict[str, frozenset[str]] = {
