@@ -1,4 +1,4 @@
-"""Measure the ablations of VidSeg's paper on clips of Scenes, for docs/guides/ablations.md.
+"""Measure the ablations of VidSeg's paper on clips of Scenes, for docs/guides/video-ablations.md.
 
     python scripts/video_tables.py --report out/video     hours on one core
     python scripts/docs.py --videos out/video             fills the page from what was measured
