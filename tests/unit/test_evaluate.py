@@ -45,6 +45,7 @@ def test_report(model, tmp_path):
     assert steps == [(2, 5), (4, 5), (5, 5)]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "best.png",
+        "classes.png",
         "images.jsonl",
         "report.json",
         "report.md",

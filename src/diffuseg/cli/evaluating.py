@@ -37,6 +37,13 @@ def evaluate(
     method: MethodOption = None,
     model: ModelOption = None,
     settings: SetOption = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="What of a picture is scored: whole, diffseg, …")
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="SYSTEM", help="Whose words for the classes: ovdiff, …")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
@@ -50,6 +57,17 @@ def evaluate(
     class_filter: FilterOption = None,
     filter_settings: FilterSetOption = None,
     average: Annotated[str | None, typer.Option(help="Rule of the mean IoU.")] = None,
+    chosen_on: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="Where settings were chosen; the report says so."),
+    ] = None,
+    resamples: Annotated[
+        int | None, typer.Option(help="Draws for the confidence interval; 0: none.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N; `diffuseg merge` joins them."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for report.json, pictures, state.")
     ] = None,
@@ -72,7 +90,8 @@ def evaluate(
     say_model(loaded, chosen, quiet)
     options = given(
         split=split, limit=limit, seed=seed, noise_seed=noise_seed, given=told, average=average,
-        size=size, batch_size=batch_size, report=report,
+        size=size, batch_size=batch_size, report=report, chosen_on=chosen_on, resamples=resamples,
+        shard=None if shard is None else _shard(shard), root=root, geometry=geometry, names=names,
     )  # fmt: skip
     options |= _filter_options(told, class_filter, filter_settings, loaded)
     with progress_bar("scoring", quiet=quiet) as advance:
@@ -227,6 +246,13 @@ def ablate(
         stdout().print(Markdown(found.to_markdown()))
         if report is not None:
             stdout().print(str(report / "ablation.json"), markup=False)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdigit() or not count.isdigit():
+        raise InputError("a part is I/N", got=text, remedy="write 1/4 for the first of four")
+    return int(number), int(count)
 
 
 def _filter_options(

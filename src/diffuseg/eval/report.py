@@ -11,8 +11,10 @@ import numpy as np
 import PIL.Image
 
 from diffuseg import render
+from diffuseg.eval.bars import draw_bars
 from diffuseg.eval.datasets import Dataset, Sample
 from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
+from diffuseg.eval.protocols import PROTOCOLS, oracle_line
 from diffuseg.eval.state import Counts
 from diffuseg.files import atomic_path
 from diffuseg.render.legend import PAPER, draw_legend, legend_entries, text_size
@@ -20,22 +22,17 @@ from diffuseg.result import Segmentation
 
 _STRIP_HEIGHT = 256
 _OTHER_PROTOCOLS = ("strict", "dataset", "majority")
-_MATCHED = (
-    "segments have no names: in each image the truth matches them to classes one to one so that "
-    "most pixels agree (per-image Hungarian, as DiffSeg and iSeg are published)"
-)
-PROTOCOLS: dict[tuple[bool, str], str] = {
-    (True, "classes"): "the classes present in each image are given; the method chooses among them",
-    (True, "vocabulary"): (
-        "the names of all classes are given; a filter keeps those it finds in the image, and the "
-        "method chooses among them"
-    ),
-    (True, "nothing"): "nothing is given; a segment counts if it has the name of its class",
-    (False, "nothing"): _MATCHED,
-    (False, "count"): f"the number of classes of each image is given; {_MATCHED}",
-    (False, "mean_count"): f"the average number of classes is given; {_MATCHED}",
-}
-"""In words, by whether segments have names and what is given."""
+_OF_CLASSES = {"mean_acc": "mean accuracy of classes", "fwiou": "IoU weighted by frequency"}
+
+
+@runtime_checkable
+class Classes(Protocol):
+    """Names of classes, and named sets of them that get an average of their own."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> Mapping[str, Sequence[str]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +48,17 @@ class Report:
         average: Which classes the mean is over, see `ConfusionMatrix.miou`.
         metrics: These and other figures by name; `miou_things` is the mean over that group.
         per_class: Intersection over union of every class; None where it occurs nowhere.
+        intervals: Lower and upper end of figures if other images like these had been drawn.
+        bootstrap: How: draws, level, seed.
         protocol: In words, what the method was told.
+        given: The same in one word, see `evaluate`.
         uses_gt_image_labels: Whether it was told which classes are in the image.
         uses_gt_class_count: Whether it was told how many they are.
         uses_gt_assignment: Whether the truth decided which segment is which class.
+        oracles: Everything it knew of the truth it was scored on, see `protocols.ORACLES`.
         geometry: At which size was scored.
+        label_source: Whose labels they are.
+        chosen_on: The split settings were chosen on; None: they were given beforehand.
         threshold: Background threshold and what it was chosen on; None where there is none.
         model: Name, source and checksum of the U-Net.
         method: Name of the method.
@@ -66,6 +69,8 @@ class Report:
         seconds_per_image: Median and mean of reading to result, without rendering of scenes.
         peak_memory_mb: Of the whole process; on an accelerator, of its memory too.
         skipped: Pictures that were left out.
+        shard: Which part of how many this is; None: the whole run.
+        note: What has to be known beside the data set's figures.
     """
 
     dataset: str
@@ -78,12 +83,18 @@ class Report:
     average: str
     metrics: Mapping[str, float]
     per_class: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bootstrap: Mapping[str, object] = field(default_factory=dict)
     protocol: str = PROTOCOLS[True, "classes"]
+    given: str = "classes"
     uses_gt_image_labels: bool = True
     uses_gt_class_count: bool = False
     uses_gt_assignment: bool = False
     uses_gt_first_frame: bool = False
+    oracles: tuple[str, ...] = ()
     geometry: str = "scored at the size of the image"
+    label_source: str = "the data set's own labels"
+    chosen_on: str | None = None
     threshold: Mapping[str, object] | None = None
     model: Mapping[str, object] = field(default_factory=dict)
     method: str = ""
@@ -94,6 +105,15 @@ class Report:
     seconds_per_image: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mb: Mapping[str, float] = field(default_factory=dict)
     skipped: Sequence[str] = ()
+    shard: tuple[int, int] | None = None
+    note: str = ""
+
+    def _interval(self, name: str) -> str:
+        if name not in self.intervals:
+            return ""
+        low, high = self.intervals[name]
+        level = f"{100 * float(self.bootstrap['level']):g} %"  # type: ignore[arg-type]
+        return f" ({level} of draws of images: {percent(low)} to {percent(high)})"
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values; a figure without a value is None."""
@@ -107,14 +127,22 @@ class Report:
         """Return the report as a page to read."""
         seed = "" if self.seed is None else f", seed {self.seed}"
         rows = [
-            ("mIoU", percent(self.miou)),
+            ("mIoU", percent(self.miou) + self._interval("miou")),
             *(
                 (f"mIoU, {name.removeprefix('miou_')}", percent(value))
                 for name, value in self.metrics.items()
                 if name.startswith("miou_")
                 and name.removeprefix("miou_") not in (*AVERAGES, *_OTHER_PROTOCOLS)
             ),
-            ("pixel accuracy", percent(self.acc)),
+            ("pixel accuracy", percent(self.acc) + self._interval("acc")),
+            *(
+                (label, percent(self.metrics[name]))
+                for name, label in (
+                    ("mean_acc", "mean accuracy of classes"),
+                    ("fwiou", "IoU weighted by frequency"),
+                )
+                if name in self.metrics
+            ),
             *_matched_rows(self.metrics),
             ("seconds an image (median)", f"{self.seconds_per_image.get('median', math.nan):.3f}"),
             *((f"peak memory, {k}", f"{v:.0f} MB") for k, v in self.peak_memory_mb.items()),
@@ -123,7 +151,15 @@ class Report:
             f"Protocol: {self.protocol}"
             + (" (image-level labels are used)" if self.uses_gt_image_labels else "")
             + (" (an assignment by the truth is used)" if self.uses_gt_assignment else "")
-            + f"; {self.geometry}.",
+            + f"; {self.geometry}; {self.label_source}.",
+            oracle_line(self.oracles),
+            *([f"Note: {self.note}."] if self.note else []),
+            *(["Part {} of {} of the run.".format(*self.shard)] if self.shard else []),
+            *(
+                [f"Threshold: {self.threshold['value']}, {self.threshold['chosen_on']}."]
+                if self.threshold
+                else []
+            ),
             f"mIoU: counts of all images together, averaging rule `{self.average}`. "
             + "By the other rules: "
             + ", ".join(
@@ -166,7 +202,7 @@ def weights_line(model: Mapping[str, object]) -> str:
     return f"{model.get('name')} from {model.get('source')}, {kind} SHA-256 `{digest}…`"
 
 
-def score(matrix: Counts, dataset: Dataset, average: str) -> dict[str, float]:
+def score(matrix: Counts, dataset: Classes, average: str) -> dict[str, float]:
     """Return every figure of some counts by name.
 
     Of segments without names: `miou` and `acc` are matched in each image, as published, and
@@ -210,6 +246,12 @@ def write_report(report: Page, folder: Path) -> None:
     for name, text in (("report.json", report.to_json()), ("report.md", report.to_markdown())):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def write_classes(report: Report, folder: Path) -> None:
+    """Write `classes.png`, a bar for the IoU of each class, into a folder."""
+    with atomic_path(folder / "classes.png") as temporary:
+        draw_bars(report.per_class, title="IoU, per cent").save(temporary)
 
 
 def write_strip(

@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import platform
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from torch import nn
 
 from diffuseg.api import Segmenter, build_segmenter, check_number
 from diffuseg.backbones import Diffusion, Features, VideoDiffusion
-from diffuseg.eval.datasets import Dataset, open_dataset
-from diffuseg.eval.report import PROTOCOLS, Report, score, write_report, write_strip
+from diffuseg.errors import InputError
+from diffuseg.eval.assembling import RunFacts, assemble, usual_facts
+from diffuseg.eval.bootstrap import RESAMPLES
+from diffuseg.eval.datasets import Dataset, Sample, open_dataset
+from diffuseg.eval.report import Report, write_classes, write_report, write_strip
 from diffuseg.eval.scoring import (
-    COUNTED,
     Rules,
     chooses,
     find_rules,
@@ -33,6 +36,9 @@ from diffuseg.eval.state import ImageScore, RunState
 from diffuseg.filtering import describe_filter, find_filter
 from diffuseg.methods import DEFAULT_METHOD, method_name
 
+STATE = "images.jsonl"
+"""The file of a report's folder that keeps what is done."""
+
 _STRIP = 4  # best and worst images shown
 
 log = logging.getLogger(__name__)
@@ -43,6 +49,9 @@ def evaluate(
     *,
     method: object = DEFAULT_METHOD,
     model: object = None,
+    root: str | os.PathLike[str] | None = None,
+    geometry: str | None = None,
+    names: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     seed: int = 1,
@@ -52,6 +61,9 @@ def evaluate(
     given: str | None = None,
     class_filter: object = "clip",
     average: str | None = None,
+    chosen_on: str | None = None,
+    resamples: int = RESAMPLES,
+    shard: tuple[int, int] | None = None,
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -64,6 +76,9 @@ def evaluate(
         dataset: A name, such as "scenes", or a data set of your own.
         method: A name, or a method object with settings of your own.
         model: As for `segment`.
+        root: Folder of a data set of files.
+        geometry: What of its pictures is scored, and
+        names: whose words for its classes are used, as for `open_dataset`.
         split: Which part of the data set; by default the one usually scored.
         limit: Only the first so many images; 200 for Scenes.
         seed: Which stream of scenes.
@@ -79,8 +94,14 @@ def evaluate(
             choose.
         average: Which classes the mean is over, see `ConfusionMatrix.miou`; "gt_present" by
             default, "union_present" for segments without names.
-        report: A folder for `report.json`, `report.md`, `best.png`, `worst.png` and the state of
-            the run: called again with the same settings, it goes on where it was stopped.
+        chosen_on: The split on which settings, a threshold for instance, were chosen by hand or
+            by a sweep. If it is the one scored, the report calls its figures an oracle's.
+        resamples: Draws of images for the confidence interval; 0: none.
+        shard: (i, n): only the i-th of n parts, i from 1. `merge_runs` joins their folders to what
+            one run would have written.
+        report: A folder for `report.json`, `report.md`, `best.png`, `worst.png`, `classes.png` and
+            the state of the run: called again with the same settings, it goes on where it was
+            stopped, and ends with the same report (seconds and memory aside).
         progress: Called with (done, all) after every batch.
 
     Raises:
@@ -93,11 +114,12 @@ def evaluate(
         0.61
     """
     check_number("batch_size", batch_size, least=1)
-    data = (
-        open_dataset(dataset, split=split, seed=seed, limit=limit)
-        if isinstance(dataset, str)
-        else dataset
-    )
+    check_number("resamples", resamples, least=0)
+    part = _check_shard(shard)
+    data = dataset
+    if isinstance(data, str):
+        told: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
+        data = open_dataset(data, split=split, seed=seed, limit=limit, **told)
     n_images = len(data) if limit is None else min(limit, len(data))
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
     rules = find_rules(segmenter.method, segmenter.model, data, n_images, given)
@@ -110,29 +132,69 @@ def evaluate(
     config: dict[str, object] = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
     if segmenter.class_filter is not None:
         config["class_filter"] = describe_filter(segmenter.class_filter)
-    identity = identify(segmenter.model)
-    folder = None if report is None else Path(report)
+    facts = RunFacts(
+        **usual_facts(data, rules),
+        n_images=n_images,
+        average=average,
+        chosen_on=chosen_on,
+        resamples=resamples,
+        shard=shard,
+        model=identify(segmenter.model),
+        method=method_name(segmenter.method),
+        config=config,
+        versions=versions(),
+        hardware=_hardware(segmenter),
+    )
     settings = {
-        "dataset": [data.name, data.split, data.seed, data.classes, data.ignore],
-        "model": identity,
+        "dataset": [data.name, data.split, data.seed, data.classes, data.ignore, facts.geometry],
+        "model": facts.model,
         "preset": dict(segmenter.model.preset),
-        "method": [method_name(segmenter.method), plain_fields(segmenter.method)],
+        "method": [facts.method, plain_fields(segmenter.method)],
         "given": [rules.given, rules.count],
         **config,
         "version": metadata.version("diffuseg"),
     }
-    state = RunState(None if folder is None else folder / "images.jsonl", settings, empty)
-    state.scores = {i: one for i, one in state.scores.items() if i < n_images}
+    folder = None if report is None else Path(report)
+    state = RunState(None if folder is None else folder / STATE, settings, empty, facts.to_dict())
+    # Always whole batches of the same images, so that a run that was stopped in between, or that
+    # is shared among processes, computes what an undisturbed one does, to the last bit.
+    every = [range(i, min(i + batch_size, n_images)) for i in range(0, n_images, batch_size)]
+    batches = every[part.number - 1 :: part.count]
+    mine = {index for batch in batches for index in batch}
+    if not mine:
+        raise InputError(
+            "every part must have images",
+            got=f"part {part.number} of {part.count}, of {len(every)} batches of {batch_size}",
+            remedy="use fewer parts or smaller batches",
+        )
+    state.scores = {i: one for i, one in state.scores.items() if i in mine}
     if state.scores:
-        log.info("going on after %d of %d images", len(state.scores), n_images)
+        log.info("going on after %d of %d images", len(state.scores), len(mine))
 
-    parameters = _run(segmenter, data, rules, state, n_images, batch_size, progress)
+    _run(segmenter, data, rules, state, batches, progress)
+    found = assemble(facts, state.scores, peak_memory_mb=_peak_memory())
     if folder is not None:
-        parameters = _write_strips(segmenter, data, rules, state, folder) or parameters
-    found = _report(data, rules, state, average, segmenter, parameters, identity, config)
-    if folder is not None:
+        _write_strips(segmenter, data, rules, state, folder)
         write_report(found, folder)
+        write_classes(found, folder)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    count: int
+
+
+def _check_shard(shard: tuple[int, int] | None) -> _Part:
+    number, count = shard or (1, 1)
+    if not 1 <= number <= count:
+        raise InputError(
+            "a part must be one of how many there are, counted from 1",
+            got=f"{number} of {count}",
+            remedy="use 1 of 4 to 4 of 4, for instance",
+        )
+    return _Part(number, count)
 
 
 def _run(
@@ -140,46 +202,59 @@ def _run(
     data: Dataset,
     rules: Rules,
     state: RunState,
-    n_images: int,
-    batch_size: int,
+    batches: Sequence[range],
     progress: Callable[[int, int], None] | None,
-) -> dict[str, object]:
-    """Score what is not scored yet; return the method's settings as they were used."""
-    parameters: dict[str, object] = {}
-    for start in range(0, n_images, batch_size):
-        # Always whole batches of the same images, so that a run that was stopped in between
-        # computes what an undisturbed one does, to the last bit.
-        batch = range(start, min(start + batch_size, n_images))
-        if not all(index in state.scores for index in batch):
-            samples = [data[index] for index in batch]
+) -> None:
+    """Score what is not scored yet."""
+    first, total = batches[0].start, sum(map(len, batches))
+    missing = [one for one in batches if not all(index in state.scores for index in one)]
+    starts = {one.start for one in missing}
+    read = _read_ahead(data, missing)
+    done = 0
+    for batch in batches:
+        if batch.start in starts:
+            samples = next(read)
             results = segment_samples(segmenter, samples, data, rules)
-            parameters = dict(results[0].provenance.parameters)
-            scores = [
-                ImageScore(
-                    index=index,
-                    counts=score_sample(sample, result, data, rules),
-                    seconds=sum(result.provenance.seconds.values()),
-                )
-                for index, sample, result in zip(batch, samples, results, strict=True)
-            ]
-            state.add(scores)
+            state.add(
+                [
+                    ImageScore.of(
+                        index,
+                        score_sample(sample, result, data, rules),
+                        sum(result.provenance.seconds.values()),
+                        result.provenance.parameters if index == first else None,
+                    )
+                    for index, sample, result in zip(batch, samples, results, strict=True)
+                ]
+            )
+        done += len(batch)
         if progress is not None:
-            progress(batch.stop, n_images)
-    return parameters
+            progress(done, total)
+
+
+def _read_ahead(data: Dataset, batches: Sequence[range]) -> Iterator[list[Sample]]:
+    """The images of some batches; while one is worked on, the next is read."""
+
+    def read(batch: range) -> list[Sample]:
+        return [data[index] for index in batch]
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = [reader.submit(read, batch) for batch in batches[:1]]
+        for number in range(len(batches)):
+            samples = waiting.pop().result()
+            waiting += [reader.submit(read, one) for one in batches[number + 1 : number + 2]]
+            yield samples
 
 
 def _write_strips(
     segmenter: Segmenter, data: Dataset, rules: Rules, state: RunState, folder: Path
-) -> dict[str, object]:
-    mious = {index: one.counts.miou("gt_present") for index, one in state.scores.items()}
+) -> None:
+    mious = {index: state.counts(index).miou("gt_present") for index in state.scores}
     ranked = sorted((i for i in mious if not np.isnan(mious[i])), key=lambda i: (-mious[i], i))
-    parameters: dict[str, object] = {}
     for name, chosen in (("best", ranked[:_STRIP]), ("worst", ranked[::-1][:_STRIP])):
         samples = [data[index] for index in chosen]
         if not samples:
             continue
         results = segment_samples(segmenter, samples, data, rules)
-        parameters = dict(results[0].provenance.parameters)
         if not rules.named:
             results = [
                 name_by_truth(sample, result, data)
@@ -187,66 +262,27 @@ def _write_strips(
             ]
         cases = list(zip(samples, results, [mious[index] for index in chosen], strict=True))
         write_strip(folder / f"{name}.png", cases, data)
-    return parameters
 
 
-def _report(
-    data: Dataset,
-    rules: Rules,
-    state: RunState,
-    average: str,
-    segmenter: Segmenter,
-    parameters: dict[str, object],
-    identity: dict[str, object],
-    config: dict[str, object],
-) -> Report:
-    counts = state.total()
-    figures = score(counts, data, average)
-    iou = [None if np.isnan(value) else float(value) for value in counts.iou()]
-    seconds = [one.seconds for one in state.scores.values()]
-    threshold = None
-    if parameters.get("background") == "threshold":
-        threshold = {"value": parameters.get("threshold"), "chosen_on": "given beforehand"}
-    if rules.given == "count":
-        parameters = {**parameters, COUNTED: "the number of classes of the image"}
-    return Report(
-        dataset=data.name,
-        split=data.split,
-        seed=data.seed,
-        n_images=counts.n_images,
-        pixels_scored=counts.n_pixels,
-        miou=figures["miou"],
-        acc=figures["acc"],
-        average=average,
-        metrics=figures,
-        per_class=dict(zip(data.classes, iou, strict=True)),
-        protocol=PROTOCOLS[rules.named, rules.given],
-        uses_gt_image_labels=rules.given == "classes",
-        uses_gt_class_count=rules.given in ("count", "mean_count"),
-        uses_gt_assignment=not rules.named,
-        threshold=threshold,
-        model=identity,
-        method=method_name(segmenter.method),
-        parameters=parameters,
-        config=config,
-        versions=versions(),
-        hardware={
-            "device": str(segmenter.model.device),
-            "dtype": str(segmenter.model.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
-        },
-        seconds_per_image={
-            "median": round(statistics.median(seconds), 6),
-            "mean": round(statistics.fmean(seconds), 6),
-        },
-        peak_memory_mb=_peak_memory(),
-    )
+def _hardware(segmenter: Segmenter) -> dict[str, object]:
+    device = str(segmenter.model.device)
+    held: dict[str, object] = {
+        "device": device,
+        "dtype": str(segmenter.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+    }
+    if device.startswith("cuda"):
+        held["accelerator"] = torch.cuda.get_device_name(segmenter.model.device)
+    return held
 
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that computes."""
-    packages = ("diffuseg", "torch", "diffusers", "transformers", "numpy", "pillow")
+    packages = (
+        *("diffuseg", "torch", "diffusers", "transformers", "numpy", "scipy", "scikit-learn"),
+        "pillow",
+    )
     return {"python": platform.python_version()} | {one: metadata.version(one) for one in packages}
 
 

@@ -48,9 +48,14 @@ class Rules:
 
     def empty(self, data: Dataset) -> Counts:
         """Return counts of nothing yet."""
-        if self.named:
-            return ConfusionMatrix(len(data.classes), ignore=data.ignore, undecided=IGNORE)
-        return SegmentCounts(len(data.classes), undecided=IGNORE)
+        return empty_counts(self.named, len(data.classes), data.ignore)
+
+
+def empty_counts(named: bool, n_classes: int, ignore: int) -> Counts:
+    """Return counts of nothing yet, of segments with names or without."""
+    if named:
+        return ConfusionMatrix(n_classes, ignore=ignore, undecided=IGNORE)
+    return SegmentCounts(n_classes, undecided=IGNORE)
 
 
 def find_rules(

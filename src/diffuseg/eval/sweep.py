@@ -19,7 +19,8 @@ from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.eval.datasets import Dataset, Sample, open_dataset
 from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, plan_rows, shown
-from diffuseg.eval.report import PROTOCOLS, score
+from diffuseg.eval.protocols import PROTOCOLS
+from diffuseg.eval.report import score
 from diffuseg.eval.runner import identify, plain_fields, versions
 from diffuseg.eval.scoring import Rules, find_rules, informed, named_classes, score_sample
 from diffuseg.eval.state import Counts, ImageScore, RunState, add_up
@@ -222,7 +223,7 @@ def _score_image(
             result = method(parts[part])
             spent = time.perf_counter() - start
             counts = score_sample(sample, result, data, rules)
-            scores.append(ImageScore(index=number, counts=counts, seconds=spent))
+            scores.append(ImageScore.of(number, counts, spent))
     return scores
 
 
@@ -237,7 +238,7 @@ def _row(
     fields: Sequence[str],
 ) -> dict[str, Any]:
     mine = [one for index, one in state.scores.items() if index % count == number]
-    counts = add_up((one.counts for one in mine), empty)
+    counts = add_up(mine, empty)
     figures = {k: None if v != v else v for k, v in score(counts, data, average).items()}
     values = setting.values
     return {
