@@ -156,7 +156,7 @@ def test_vspw(tmp_path):
     make_vspw(tmp_path)
     data = open_video_dataset("vspw124", tmp_path)
     assert [one.id for one in data] == ["b_1", "a_2"]
-    assert (len(data.classes), data.classes[:2]) == (124, ("wall", "class 2"))
+    assert (len(data.classes), data.classes[:2]) == (124, ("wall", "ceiling"))
     assert first_rows(data[0]) == [255, 0, 123, 255]
     (tmp_path / "label_num_dic_final.json").write_text("[1]")
     with pytest.raises(InputError, match="class names to numbers"):

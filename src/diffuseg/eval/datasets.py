@@ -1,8 +1,10 @@
 """Data sets to score on: pictures, their true labels and the names of the classes."""
 
-import difflib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -135,46 +137,92 @@ class SceneSet:
         return Sample(id=name, image=image, truth=truth, instances=scene.instances)
 
 
-def _open_scenes(split: str | None, seed: int, limit: int | None) -> Dataset:
-    return SceneSet(split=split or "test", seed=seed, n=200 if limit is None else limit)
-
-
-def _open_things(split: str | None, seed: int, limit: int | None) -> Dataset:
-    n = 200 if limit is None else limit
-    return SceneSet(split=split or "test", seed=seed, n=n, things=True)
-
-
-DATASETS: dict[str, Callable[[str | None, int, int | None], Dataset]] = {
-    "scenes": _open_scenes,
-    "scenes-things": _open_things,
+IMAGE_DATASETS: Mapping[str, tuple[str, str]] = {
+    "scenes": ("datasets", "SceneSet"),
+    "scenes-things": ("datasets", "SceneSet"),
+    "voc21": ("image_layouts", "Voc"),
+    "voc20": ("image_layouts", "Voc"),
+    "context60": ("image_layouts", "PascalContext"),
+    "context59": ("image_layouts", "PascalContext"),
+    "coco_object81": ("image_layouts", "Coco"),
+    "coco_stuff171": ("image_layouts", "Coco"),
+    "coco_stuff27": ("image_layouts", "Coco"),
+    "cityscapes19": ("image_layouts", "Cityscapes"),
+    "cityscapes27": ("image_layouts", "Cityscapes"),
+    "ade150": ("image_layouts", "TwoFolders"),
+    "sunrgbd37": ("image_layouts", "TwoFolders"),
+    "camvid11": ("image_layouts", "camvid"),
+    "camvid32": ("image_layouts", "camvid"),
+    "folder": ("image_folder", "Folder"),
 }
-"""Every data set by name: (split, seed, limit) to the opened set."""
+"""Every data set of images by name: the module of this room and what there opens it."""
 
 
 def open_dataset(
-    name: str, *, split: str | None = None, seed: int = 1, limit: int | None = None
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    seed: int = 1,
+    limit: int | None = None,
+    geometry: str | None = None,
+    names: str | None = None,
 ) -> Dataset:
     """Return a data set by name.
 
     Args:
-        name: One of `DATASETS`.
+        name: One of `IMAGE_DATASETS`, or another name it goes by, such as "voc12".
+        root: Its folder, as published; None for data that is drawn.
         split: Which part; None: the one the data set is usually scored on.
-        seed: Which stream, for generated data.
+        seed: Which stream, for data that is drawn.
         limit: Only the first so many pictures.
+        geometry: What of a picture is shown and scored, see `diffuseg.eval.image_files.GEOMETRIES`;
+            None: what published figures of the data set usually mean.
+        names: Whose words for the classes, such as "ovdiff"; None: the data set's own.
 
     Raises:
-        InputError: No such data set, split or stream.
+        InputError: No such data set, split or stream; a folder is needed, not needed, or lacks
+            something; the data set has only one geometry, or no names of that system.
 
     Example:
         >>> len(open_dataset("scenes", limit=2))
         2
     """
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+    from diffuseg.eval.dataset_facts import find_facts
+
+    facts = find_facts(name, "images")
+    if facts.name not in IMAGE_DATASETS:
         raise InputError(
-            "the data set must be a known one",
-            got=name,
-            remedy=f"{hint}use one of {', '.join(DATASETS)}",
+            "the data set must have classes",
+            got=f"{facts.name}: {facts.title}",
+            remedy="use diffuseg.eval.region_sets.open_regions",
         )
-    return DATASETS[name](split, seed, limit)
+    choices = {"geometry": geometry, "names": names}
+    chosen = {key: value for key, value in choices.items() if value is not None}
+    if not facts.tree:
+        if root is not None or chosen:
+            raise InputError(
+                f"{facts.name} is drawn, not read",
+                got=f"root={root}" if root is not None else repr(chosen),
+                remedy="leave it out",
+            )
+        things = facts.name == "scenes-things"
+        n = 200 if limit is None else limit
+        return SceneSet(split=split or facts.split, seed=seed, n=n, things=things)
+    if root is None:
+        raise InputError(
+            f"{facts.name} is read from its folder",
+            got="no folder",
+            remedy=f"name the one that holds {facts.layout}: root=..., --root on the command line",
+        )
+    module, layout = IMAGE_DATASETS[facts.name]
+    build = getattr(import_module(f"diffuseg.eval.{module}"), layout)
+    takes = signature(build).parameters
+    if "name" in takes:
+        chosen["name"] = facts.name
+    for key in choices:
+        if key in chosen and key not in takes:
+            raise InputError(
+                f"{facts.name} has but one choice of {key}", got=chosen[key], remedy="leave it out"
+            )
+    return build(root, split=split or facts.split, limit=limit, **chosen)

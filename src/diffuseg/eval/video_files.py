@@ -40,6 +40,15 @@ class FileSet:
     def __len__(self) -> int:
         return len(self._clips)
 
+    @property
+    def clips(self) -> tuple[ClipFiles, ...]:
+        """The files of every video."""
+        return tuple(self._clips)
+
+    def read_truth(self, mask: Path) -> Labels:
+        """Return the label of every pixel of a mask."""
+        return self._labels(read_mask(mask))
+
     def __getitem__(self, index: int) -> VideoSample:
         if not 0 <= index < len(self._clips):
             raise IndexError(index)
@@ -47,7 +56,7 @@ class FileSet:
 
         def truth(i: int) -> Labels | None:
             mask = clip.masks[i]
-            return None if mask is None else self._labels(read_mask(mask))
+            return None if mask is None else self.read_truth(mask)
 
         return VideoSample(
             id=clip.id,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from diffuseg.errors import InputError
+from diffuseg.eval.label_sets import read_labels
 from diffuseg.eval.video_datasets import VOID, Labels
 from diffuseg.eval.video_files import (
     ClipFiles,
@@ -45,10 +46,7 @@ class CamVid(FileSet):
     """
 
     name = "camvid11"
-    classes = (
-        *("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car"),
-        *("pedestrian", "bicyclist"),
-    )
+    classes = read_labels("camvid11").classes
     ignore = 11
     note = (
         "11 classes, unlabelled pixels left out: does not compare with scores of CamVid's 32 "
@@ -299,13 +297,7 @@ class Cityscapes(FileSet):
 
     name = "cityscapes19"
     note = "scored is the one annotated frame of a sequence, which is the anchor too"
-    classes = (
-        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
-        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
-        *("bus", "train", "motorcycle", "bicycle"),
-    )
-    # Values of the files in the order of the classes.
-    _values = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    classes = read_labels("cityscapes19").classes
     _before, _after = 19, 10
 
     def __init__(self, root: str | os.PathLike[str], *, split: str = "val") -> None:
@@ -314,8 +306,6 @@ class Cityscapes(FileSet):
         pictures = need_folder(folder / "leftImg8bit_sequence" / split, "Cityscapes", layout)
         masks = need_folder(folder / "gtFine" / split, "Cityscapes", layout)
         self.split = split
-        self._table = np.full(256, VOID, dtype=np.uint8)
-        self._table[list(self._values)] = np.arange(len(self._values))
         self._clips = [
             self._clip(pictures, mask) for mask in sorted(masks.glob("*/*_gtFine_labelIds.png"))
         ]
@@ -344,13 +334,16 @@ class Cityscapes(FileSet):
         )
 
     def _labels(self, values: UInt8[np.ndarray, "h w *c"]) -> Labels:
-        return self._table[values]
+        table = np.full(256, VOID, dtype=np.uint8)
+        known = read_labels(self.name).table
+        table[: len(known)] = known
+        return table[values]
 
 
 def _vspw_names(path: Path) -> tuple[str, ...]:
-    numbered = tuple(f"class {i}" for i in range(1, 125))
+    names = read_labels("vspw124").classes
     if not path.is_file():
-        return numbered
+        return names
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         by_number = {int(number): str(name) for name, number in held.items()}
@@ -358,9 +351,9 @@ def _vspw_names(path: Path) -> tuple[str, ...]:
         raise InputError(
             "label_num_dic_final.json must map class names to numbers",
             got=f"{path}: {error}",
-            remedy="take the file of the release, or remove it: classes are numbered then",
+            remedy="take the file of the release, or remove it",
         ) from error
-    return tuple(by_number.get(i, name) for i, name in enumerate(numbered, start=1))
+    return tuple(by_number.get(i, name) for i, name in enumerate(names, start=1))
 
 
 def _color_codes(colors: Integer[np.ndarray, "*shape 3"]) -> Integer[np.ndarray, "*shape"]:
