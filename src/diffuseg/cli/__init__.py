@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from diffuseg.cli import bank, evaluating, machine, making, segmenting, selecting, video
+from diffuseg.cli import (
+    bank,
+    comparing,
+    datasets,
+    evaluating,
+    machine,
+    making,
+    segmenting,
+    selecting,
+    video,
+)
 from diffuseg.cli.terminal import Commands, stdout
 
 app = typer.Typer(
@@ -29,11 +39,14 @@ app.command()(segmenting.demo)
 app.command()(segmenting.record)
 app.command()(segmenting.replay)
 app.command()(evaluating.evaluate)
+app.command()(comparing.merge)
+app.command()(comparing.compare)
 app.command()(evaluating.sweep)
 app.command()(evaluating.ablate)
 app.command()(selecting.evaluate_clicks)
 app.command()(video.evaluate_video)
 app.command()(evaluating.quality)
+app.command()(datasets.datasets)
 app.command()(machine.models)
 app.command()(machine.doctor)
 app.command()(making.pseudo_masks)
