@@ -10,7 +10,7 @@ from diffuseg.backbones import KNOWN, Diffusion, Features, VideoDiffusion, load,
 from diffuseg.backbones.captioner import load_captioner
 from diffuseg.backbones.catalog import lookup
 from diffuseg.backbones.clip import Clip, load_clip
-from diffuseg.backbones.folder import sees_frames
+from diffuseg.backbones.folder import denoises_masks, sees_frames
 from diffuseg.errors import InputError, WeightsError
 from diffuseg.methods.needs import Backbone
 
@@ -25,6 +25,9 @@ CLIP = "openai/clip-vit-base-patch16"
 
 VIT = "facebook/dino-vitb8"
 """Whose keys tell parts of pictures apart for models that come without a ViT of their own."""
+
+MASKS = "mini-seg"
+"""What denoises masks where no such model is named."""
 
 Kind = Literal["diffusion", "vit", "captioner", "clip"]
 
@@ -94,9 +97,9 @@ def find_model(
 
     Args:
         model: None means "mini" or, of diffusion models, the one that the environment variable
-            DIFFUSEG_MODEL names.
-        backbone: What it must be: "diffusion" or "vit", see `backbone_of`. "video": what segments
-            videos, Stable Diffusion or Stable Video Diffusion.
+            DIFFUSEG_MODEL names; of those that denoise masks, "mini-seg".
+        backbone: What it must be: "diffusion", "vit" or "masks", see `backbone_of`. "video": what
+            segments videos, Stable Diffusion or Stable Video Diffusion.
         device: Where a named model is loaded, such as "cpu" or "cuda:1".
         offline: Never use the network.
 
@@ -105,8 +108,8 @@ def find_model(
         WeightsError: The weights are not to be had.
     """
     if model is None:
-        named = None if backbone == "vit" else os.environ.get(MODEL_VARIABLE)
-        model = named or "mini"
+        named = os.environ.get(MODEL_VARIABLE) if backbone in ("diffusion", "video") else None
+        model = named or (MASKS if backbone == "masks" else "mini")
     if isinstance(model, str | os.PathLike):
         _check_name(model, backbone)
         kind = "vit" if backbone == "vit" else "diffusion"
@@ -121,8 +124,13 @@ def find_model(
             got=type(model).__name__,
             remedy='pass "mini", or the result of diffuseg.load()',
         )
+    for_masks = is_diffusion and getattr(model, "denoises_masks", False)
+    if backbone == "masks" and not for_masks:
+        raise _draws_no_masks(repr(model))
     if is_vit != (backbone == "vit"):
         raise _other_kind(backbone, repr(model))
+    if for_masks and backbone != "masks":
+        raise _only_masks(repr(model), getattr(model, "base", None))
     if is_video and backbone == "diffusion":
         raise _reads_no_words(repr(model))
     return model
@@ -206,11 +214,13 @@ def find_vit(vit: object, model: object, *, offline: bool | None = None) -> Feat
 
 def _own_companion(part: str, model: object) -> str | None:
     """The name of the companion that lies in a model's own folder, if one does."""
-    source = str(getattr(model, "source", ""))
-    if source == "embedded":
-        return "mini"
-    has_own = bool(source) and (Path(source) / part / "config.json").is_file()
-    return source if has_own else None
+    # Those of the model that an adapter changes are as good.
+    for source in (getattr(model, "source", None), getattr(model, "base", None)):
+        if source == "embedded":
+            return "mini"
+        if source and (Path(str(source)) / part / "config.json").is_file():
+            return str(source)
+    return None
 
 
 def model_name(model: Diffusion | VideoDiffusion | Features) -> str:
@@ -234,6 +244,12 @@ def _check_name(name: str | os.PathLike[str], backbone: Backbone | Literal["vide
     known = lookup(name) if isinstance(name, str) else None
     if backbone == "diffusion" and (known.video if known else sees_frames(folder)):
         raise _reads_no_words(str(name))
+    if known or (folder / "diffuseg.json").is_file() or whole:
+        for_masks = known.masks if known else denoises_masks(folder)
+        if backbone == "masks" and not for_masks:
+            raise _draws_no_masks(str(name))
+        if for_masks and backbone in ("diffusion", "video"):
+            raise _only_masks(str(name), known.base if known else None)
     if backbone == "vit" and (alone or (name in KNOWN and name != "mini")):
         raise _other_kind(backbone, str(name))
 
@@ -244,6 +260,24 @@ def _reads_no_words(got: str) -> InputError:
         got=f"{got}, a Stable Video Diffusion",
         remedy='use "mini", "sd1.5" or the folder of one; this model segments videos '
         "(segment_video, diffuseg video)",
+    )
+
+
+def _draws_no_masks(got: str) -> InputError:
+    return InputError(
+        "the model must be one that was made to denoise masks",
+        got=got,
+        remedy=f'use "{MASKS}", or the folder of one that was trained for it; a plain model '
+        'segments with other methods, such as "attend"',
+    )
+
+
+def _only_masks(got: str, base: str | None) -> InputError:
+    return InputError(
+        "the model must be one that draws pictures",
+        got=f"{got}, which was made to denoise masks",
+        remedy='use method="segdiffusion" with it, or here its base model'
+        + (f" ({base})" if base else ""),
     )
 
 

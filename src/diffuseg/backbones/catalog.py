@@ -30,6 +30,8 @@ class KnownModel:
         gigabytes: Of the download in 32 and in 16 bits; all of them offer an "fp16" variant.
         about: One line on what it is.
         video: Whether it sees frames of a video, and no words.
+        masks: Whether it denoises masks (Seg-diffusion), and draws no pictures.
+        base: The model it changes, where it is an adapter.
     """
 
     name: str
@@ -40,6 +42,8 @@ class KnownModel:
     gigabytes: tuple[float, float]
     about: str
     video: bool = False
+    masks: bool = False
+    base: str | None = None
 
 
 _ROWS = (

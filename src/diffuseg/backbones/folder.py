@@ -15,6 +15,9 @@ from typing import Literal, cast
 
 from diffuseg.errors import WeightsError
 
+MASKS = "segdiffusion"
+"""What `diffuseg.json` says under "masks" of a model that denoises masks."""
+
 _STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -42,6 +45,8 @@ _SMALL_FILES = (
     "diffuseg.json",
     "checksums.json",
     "scheduler/scheduler_config.json",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
 )
 _TOKENIZER_FILES = (
     "vocab.json",
@@ -51,6 +56,7 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format itself
 
@@ -60,18 +66,21 @@ class Layout:
     """What a folder holds, as far as can be told without loading it.
 
     Attributes:
-        kind: "sdxl" if the U-Net wants two text encoders, "svd" if it sees frames, else "sd".
+        kind: "sdxl" if the U-Net wants two text encoders, "svd" if it sees frames, "adapter" if the
+            folder only holds what changes another model, else "sd".
         variants: The variant of the weights to load, for each component that has weights.
         index: `model_index.json`, empty where there is none.
         facts: `diffuseg.json`, empty where there is none.
         scheduler: Whether the folder says which noise schedule the model was trained with.
+        masks: Whether the U-Net denoises masks beside a picture (Seg-diffusion).
     """
 
-    kind: Literal["sd", "sdxl", "svd"]
+    kind: Literal["sd", "sdxl", "svd", "adapter"]
     variants: Mapping[str, str | None]
     index: Mapping[str, object]
     facts: Mapping[str, object]
     scheduler: bool
+    masks: bool = False
 
 
 def wanted_files(names: Collection[str], variant: str | None, half: bool) -> list[str]:
@@ -151,6 +160,10 @@ def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = Fal
         for path in folder.glob(pattern)
         if path.is_file()
     }
+    facts = _read_json(folder, "diffuseg.json") if "diffuseg.json" in names else {}
+    masks = _denoises_masks(folder, facts)
+    if "base" in facts:
+        return _inspect_adapter(folder, names, facts, masks)
     index = _read_json(folder, "model_index.json") if "model_index.json" in names else {}
     video = sees_frames(folder)
     classes = _VIDEO_CLASSES if video else _CLASSES
@@ -174,15 +187,55 @@ def inspect_folder(folder: Path, *, variant: str | None = None, half: bool = Fal
     scheduler = "scheduler/scheduler_config.json"
     if scheduler in names:
         _read_json(folder, scheduler)
-    elif index.get("scheduler"):
+    elif index.get("scheduler") or masks:
         raise bad_folder(folder / scheduler, "is missing")
     return Layout(
         kind=kind,
         variants=variants,
         index=index,
-        facts=_read_json(folder, "diffuseg.json") if "diffuseg.json" in names else {},
+        facts=facts,
         scheduler=scheduler in names,
+        masks=masks,
     )
+
+
+def _inspect_adapter(
+    folder: Path, names: Collection[str], facts: Mapping[str, object], masks: bool
+) -> Layout:
+    base, facts_path = facts["base"], folder / "diffuseg.json"
+    if not isinstance(base, str) or not base.strip():
+        raise bad_adapter(facts_path, f"has base {base!r}; it must name a model")
+    if not masks:
+        raise bad_adapter(facts_path, f'names a base and lacks "masks": "{MASKS}"')
+    if _ADAPTER_WEIGHTS not in names:
+        pickles = sorted(
+            one for one in names if one.startswith("adapter/") and one.endswith(_PICKLES)
+        )
+        if pickles:
+            raise WeightsError(
+                "weights must be safetensors; a pickle can run any code and is never opened",
+                got=f"only {', '.join(pickles)}",
+                remedy="save the adapter again with safe_serialization=True, where you trust it",
+            )
+        raise bad_adapter(folder / _ADAPTER_WEIGHTS, "is missing")
+    for name in ("scheduler/scheduler_config.json", "adapter/adapter_config.json"):
+        _read_json(folder, name)
+    _check_safetensors(folder / _ADAPTER_WEIGHTS)
+    return Layout(kind="adapter", variants={}, index={}, facts=facts, scheduler=True, masks=masks)
+
+
+def denoises_masks(folder: Path) -> bool:
+    """Whether a model's folder is of one that denoises masks, as far as its small files say."""
+    if not (folder / "diffuseg.json").is_file():
+        return False
+    return _denoises_masks(folder, _read_json(folder, "diffuseg.json"))
+
+
+def _denoises_masks(folder: Path, facts: Mapping[str, object]) -> bool:
+    told = facts.get("masks")
+    if told not in (None, MASKS):
+        raise bad_folder(folder / "diffuseg.json", f"has masks {told!r}; it can be {MASKS!r}")
+    return told is not None
 
 
 def sees_frames(folder: Path) -> bool:
@@ -201,6 +254,15 @@ def bad_folder(path: Path, what: str) -> WeightsError:
         remedy="fetch or save the model again; a Stable Diffusion 1.x, 2.x or XL folder has unet/, "
         "vae/, text_encoder/, tokenizer/ and scheduler/; one of Stable Video Diffusion has unet/, "
         "vae/, image_encoder/, feature_extractor/ and scheduler/",
+    )
+
+
+def bad_adapter(path: Path, what: str) -> WeightsError:
+    return WeightsError(
+        "the folder of an adapter must be whole and fit the model it changes",
+        got=f"{path} {what}",
+        remedy="fetch or save it again: it has diffuseg.json (with base and masks), scheduler/ and "
+        "adapter/ with adapter_config.json and adapter_model.safetensors as peft writes them",
     )
 
 

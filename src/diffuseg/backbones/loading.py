@@ -4,22 +4,30 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import torch
 from torch import nn
 
+from diffuseg.backbones.adapters import apply_adapter, read_adapter
 from diffuseg.backbones.components import load_component, load_tokenizer
-from diffuseg.backbones.folder import Layout, bad_folder, inspect_folder, verify_checksums
+from diffuseg.backbones.facts import read_facts
+from diffuseg.backbones.folder import (
+    Layout,
+    bad_adapter,
+    bad_folder,
+    inspect_folder,
+    verify_checksums,
+)
 from diffuseg.backbones.protocols import Prediction
 from diffuseg.backbones.sampling import cumulative_alphas
 from diffuseg.backbones.sd import StableDiffusion
 from diffuseg.backbones.sdxl import TwoTowers
 from diffuseg.backbones.svd import StableVideoDiffusion
 from diffuseg.backbones.text import ClipTower, Tower
-from diffuseg.backbones.weights import ModelFolder, find_model
+from diffuseg.backbones.weights import ModelFolder, find_base, find_model
 from diffuseg.errors import InputError
 
 _DTYPES = {
@@ -55,15 +63,17 @@ def load(
     variant: str | None = None,
     compile: bool | str = False,
 ) -> StableDiffusion | StableVideoDiffusion:
-    """Load a Stable Diffusion 1.x, 2.x or XL, or a Stable Video Diffusion.
+    """Load a Stable Diffusion 1.x, 2.x or XL, one made to denoise masks, or a Stable Video one.
 
     Args:
         name_or_path: A catalog name ("mini", "sd1.5", "svd", ...; `list_models` has them all), a
-            hub id "owner/name", or a folder in diffusers format.
+            hub id "owner/name", or a folder in diffusers format. A folder may also hold only the
+            adapter that makes a base model denoise masks, see the page on segdiffusion.
         device: For instance "cpu" or "cuda:1"; by default the first there is of CUDA, Apple's GPU
             and the CPU.
         dtype: "fp32", "fp16" or "bf16"; by default fp32 on the CPU and fp16 elsewhere. The
-            autoencoders of SDXL and SVD, which overflow in fp16, are kept in fp32.
+            autoencoders of SDXL and SVD, which overflow in fp16, and those masks are decoded with
+            are kept in fp32.
         offline: Never use the network; by default as HF_HUB_OFFLINE says.
         variant: Of the weight files; by default the plain ones or "fp16", as suits `dtype`.
         compile: Compile the U-Net (True, or the name of a backend of torch). Sets
@@ -85,8 +95,11 @@ def load(
     found = find_model(name_or_path, offline=offline, variant=variant, half=half)
     layout = inspect_folder(found.folder, variant=variant, half=half)
     verify_checksums(found.folder)
-    assemble = _assemble_video if layout.kind == "svd" else _assemble
-    model = assemble(found, layout, precision, place)
+    if layout.kind == "adapter":
+        model = _assemble_adapted(found, layout, precision, place, offline=offline, variant=variant)
+    else:
+        assemble = _assemble_video if layout.kind == "svd" else _assemble
+        model = assemble(found, layout, precision, place)
     log.info("model %s from %s (%s on %s)", model.name, model.source, precision, place)
     if compile:
         # By default a compiled module does not look for hooks attached after compiling.
@@ -131,39 +144,6 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """What `diffuseg.json` in a model folder may say, beyond diffusers' own files."""
-
-    size: int | None = None
-    vocabulary: tuple[str, ...] | None = None
-    mask_padding: bool = False
-    preset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-
-
-def _read_facts(path: Path, raw: Mapping[str, object]) -> _Facts:
-    size, words = raw.get("size"), raw.get("vocabulary")
-    mask, preset = raw.get("mask_padding", False), raw.get("preset", {})
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise bad_folder(path, f"has size {size!r}; it must be a number of pixels")
-    if words is not None and not (isinstance(words, list) and all(map(_is_text, words))):
-        raise bad_folder(path, "has a vocabulary that is no list of words")
-    if not isinstance(mask, bool):
-        raise bad_folder(path, f"has mask_padding {mask!r}; it must be true or false")
-    if not isinstance(preset, dict) or not all(isinstance(one, dict) for one in preset.values()):
-        raise bad_folder(path, "has a preset that is not {method: {setting: value}}")
-    return _Facts(
-        size=size,
-        vocabulary=None if words is None else tuple(words),
-        mask_padding=mask,
-        preset=preset,
-    )
-
-
-def _is_text(word: object) -> bool:
-    return isinstance(word, str)
-
-
 def _assemble(
     found: ModelFolder, layout: Layout, dtype: torch.dtype, device: torch.device
 ) -> StableDiffusion:
@@ -177,11 +157,15 @@ def _assemble(
         variant = layout.variants[component]
         return load_component(kind, folder / component, variant=variant, dtype=dtype, device=device)
 
-    facts = _read_facts(folder / "diffuseg.json", layout.facts)
+    facts = read_facts(folder / "diffuseg.json", layout.facts)
     schedule = _read_schedule(folder, layout)
     unet, vae = part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
-    if layout.kind == "sdxl" and dtype == torch.float16 and vae.config.get("force_upcast"):
+    overflows = layout.kind == "sdxl" and vae.config.get("force_upcast")
+    if dtype == torch.float16 and (layout.masks or overflows):
         vae.float()
+    if layout.masks:
+        _check_schedule(folder, schedule)
+        _check_finite(folder, unet)
     tokenizer, encoder = load_tokenizer(folder / "tokenizer"), part(CLIPTextModel, "text_encoder")
     if layout.kind == "sdxl":
         tower: Tower = TwoTowers(
@@ -193,7 +177,7 @@ def _assemble(
         )
     else:
         tower = ClipTower(tokenizer=tokenizer, encoder=encoder, mask_padding=facts.mask_padding)
-    _check_fit(folder, unet.config, vae.config, tower)
+    _check_fit(folder, unet.config, vae.config, tower, masks=layout.masks)
     cells, scale = unet.config["sample_size"], 2 ** (len(vae.config["block_out_channels"]) - 1)
     return StableDiffusion(
         name=found.name,
@@ -208,6 +192,67 @@ def _assemble(
         vocabulary=facts.vocabulary,
         preset=facts.preset,
     )
+
+
+def _assemble_adapted(
+    found: ModelFolder,
+    layout: Layout,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    offline: bool | None,
+    variant: str | None,
+) -> StableDiffusion:
+    """The base model, changed; what the adapter's folder does not say is as it was."""
+    folder, half = found.folder, dtype == torch.float16
+    # All that can be wrong with the adapter alone is noticed before its base is looked for.
+    facts = read_facts(folder / "diffuseg.json", layout.facts)
+    schedule = _read_schedule(folder, layout)
+    prediction = _read_prediction(folder, schedule)
+    _check_schedule(folder, schedule)
+    adapter = read_adapter(folder / "adapter")
+    under = find_base(
+        folder, str(layout.facts["base"]), offline=offline, variant=variant, half=half
+    )
+    plain = inspect_folder(under.folder, variant=variant, half=half)
+    if plain.masks or plain.kind not in ("sd", "sdxl"):
+        what = "denoises masks itself" if plain.masks else "is of videos"
+        raise bad_adapter(under.folder, f"is named as a base and {what}")
+    verify_checksums(under.folder)
+    base = _assemble(under, plain, dtype, device)
+    apply_adapter(base.unet, adapter)
+    _check_finite(folder, base.unet)
+    if half:
+        base.vae.float()
+    return replace(
+        base,
+        name=found.name,
+        source=found.source,
+        base=base.source,
+        scheduler=schedule,
+        alphas=cumulative_alphas(schedule),
+        size=facts.size or base.size,
+        prediction=prediction,
+        vocabulary=facts.vocabulary or base.vocabulary,
+        preset={**base.preset, **facts.preset},
+    )
+
+
+def _check_schedule(folder: Path, schedule: Mapping[str, object]) -> None:
+    noise = schedule.get("prediction_type", "epsilon") == "epsilon"
+    if noise and schedule.get("rescale_betas_zero_snr"):
+        raise bad_folder(
+            folder / "scheduler" / "scheduler_config.json",
+            "has prediction_type 'epsilon' with rescale_betas_zero_snr: where no signal is left, "
+            "nothing can be told from the noise",
+        )
+
+
+def _check_finite(folder: Path, unet: nn.Module) -> None:
+    """What training can leave behind, and no loader sees."""
+    for name, weights in unet.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise bad_folder(folder, f"has values that are not finite in {name} of the U-Net")
 
 
 def _assemble_video(
@@ -228,7 +273,7 @@ def _assemble_video(
         variant = layout.variants[component]
         return load_component(kind, folder / component, variant=variant, dtype=dtype, device=device)
 
-    facts = _read_facts(folder / "diffuseg.json", layout.facts)
+    facts = read_facts(folder / "diffuseg.json", layout.facts)
     if layout.scheduler and _read_prediction(folder, _read_schedule(folder, layout)) == "epsilon":
         path = folder / "scheduler" / "scheduler_config.json"
         raise bad_folder(path, "has prediction_type 'epsilon'; of videos it must be v_prediction")
@@ -292,11 +337,17 @@ def _check_video_fit(
 
 
 def _check_fit(
-    folder: Path, unet: Mapping[str, object], vae: Mapping[str, object], tower: Tower
+    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], tower: Tower, *, masks: bool
 ) -> None:
     """Parts that load may still not belong together."""
     cells = vae["latent_channels"]
-    if unet["in_channels"] != cells or unet["out_channels"] != cells:
+    if masks and (unet["in_channels"] != 2 * cells or unet["out_channels"] != cells):
+        raise bad_folder(
+            folder / "unet",
+            f"takes {unet['in_channels']} channels and gives {unet['out_channels']}; to denoise "
+            f"masks with an autoencoder of {cells} it must be {2 * cells} and {cells}",
+        )
+    if not masks and (unet["in_channels"] != cells or unet["out_channels"] != cells):
         raise bad_folder(
             folder / "unet",
             f"takes {unet['in_channels']} channels and gives {unet['out_channels']}, the "

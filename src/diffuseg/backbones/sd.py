@@ -52,6 +52,7 @@ class StableDiffusion:
         prediction: What the U-Net's output means.
         vocabulary: Every word the model knows, where the list is closed.
         preset: Settings found for this model, by method name.
+        base: Where the model came from that this one changes, if it is an adapter of one.
     """
 
     name: str
@@ -65,6 +66,12 @@ class StableDiffusion:
     prediction: Prediction
     vocabulary: tuple[str, ...] | None = None
     preset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    base: str | None = None
+
+    @property
+    def denoises_masks(self) -> bool:
+        """Whether the U-Net is shown a picture beside what it denoises, a mask (Seg-diffusion)."""
+        return self.unet.config["in_channels"] == 2 * self.unet.config["out_channels"]
 
     @property
     def scale(self) -> int:
@@ -232,15 +239,19 @@ class StableDiffusion:
 
     def denoise(
         self, latents: Float[Tensor, "b c h w"], timestep: int, text: TextEmbedding
-    ) -> Float[Tensor, "r c h w"]:
+    ) -> Float[Tensor, "r c2 h w"]:
         """One call of the U-Net, its raw output (see `prediction`).
 
-        One row of latents is repeated for every row of text, and the other way round.
+        One row of latents is repeated for every row of text, and the other way round. A model that
+        denoises masks is shown the latents of a picture and, behind them, those of a mask.
 
         Raises:
-            InputError: Neither fits the other, or there is no such timestep.
+            InputError: Neither fits the other, there is no such timestep, or latents are of a
+                picture alone where there must be a mask, too.
         """
         self._levels(timestep)
+        if self.denoises_masks and latents.shape[1] != self.unet.config["in_channels"]:
+            raise self._draws_no_pictures(f"latents of {latents.shape[1]} channels")
         rows = max(len(latents), len(text))
         if len(latents) not in (1, rows) or len(text) not in (1, rows):
             raise InputError(
@@ -254,7 +265,7 @@ class StableDiffusion:
 
     def _call(
         self, latents: Float[Tensor, "r c h w"], timestep: Tensor, text: TextEmbedding, rows: int
-    ) -> Float[Tensor, "r c h w"]:
+    ) -> Float[Tensor, "r c2 h w"]:
         height, width = latents.shape[-2] * self.scale, latents.shape[-1] * self.scale
         if len(text) != rows:
             text = TextEmbedding.concat([text] * rows)
@@ -324,8 +335,10 @@ class StableDiffusion:
             Pixels in [0, 1], single precision.
 
         Raises:
-            InputError: Any of these makes no sense.
+            InputError: Any of these makes no sense, or the model denoises masks.
         """
+        if self.denoises_masks:
+            raise self._draws_no_pictures("a call of sample")
         if not isinstance(steps, int) or steps < 1:
             raise InputError("steps must be a whole number above 0", got=steps, remedy="try 30")
         height, width = hw or (self.size, self.size)
@@ -354,6 +367,16 @@ class StableDiffusion:
             if on_step is not None:
                 on_step(index, int(timestep), latents)
         return self.decode(latents)
+
+    def _draws_no_pictures(self, got: str) -> InputError:
+        takes = self.unet.config["in_channels"]
+        return InputError(
+            f"the model {self.name!r} denoises masks: it is shown {takes} channels, those of a "
+            "picture and of a mask, and draws nothing",
+            got=got,
+            remedy='use method="segdiffusion", or for other methods and for drawing the base '
+            f"model{f' ({self.base})' if self.base else ''}",
+        )
 
     def _check_sides(self, height: int, width: int) -> None:
         if min(height, width) < self.scale or height % self.scale or width % self.scale:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffuseg.backbones.catalog import KnownModel, lookup, unknown_model
 from diffuseg.backbones.folder import Layout, inspect_folder, wanted_files
-from diffuseg.errors import WeightsError
+from diffuseg.errors import InputError, WeightsError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def cached_folder(repo: str) -> Path | None:
     """The hub cache's snapshot of a repository, complete or not."""
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("model_index.json", "unet/config.json"):
+    for file in ("model_index.json", "unet/config.json", "diffuseg.json"):
         found = try_to_load_from_cache(repo, file)
         if isinstance(found, str):
             return Path(found).parents[file.count("/")]
@@ -109,6 +109,44 @@ def find_model(
         choose=lambda names: wanted_files(names, variant, half),
         judge=lambda folder: inspect_folder(folder, variant=variant, half=half),
     )
+
+
+def find_base(
+    adapter: Path,
+    base: str,
+    *,
+    offline: bool | None = None,
+    variant: str | None = None,
+    half: bool = False,
+) -> ModelFolder:
+    """Find the model that an adapter changes.
+
+    A name of the catalog comes first, then a folder in the adapter's or beside it, then whatever
+    `find_model` makes of it.
+
+    Args:
+        adapter: Its folder.
+        base: As its diffuseg.json names it.
+        offline: As for `find_model`, like the rest.
+        variant: Of the files.
+        half: Prefer 16-bit files.
+
+    Raises:
+        WeightsError: It is nowhere, or cannot be used.
+    """
+    wanted: str | Path = base
+    if lookup(base) is None:
+        near = (adapter / base, adapter.resolve().parent / base)
+        wanted = next((one for one in near if one.is_dir()), base)
+    try:
+        return find_model(wanted, offline=offline, variant=variant, half=half)
+    except (InputError, WeightsError) as error:
+        raise WeightsError(
+            f"the base model {base!r} of the adapter {adapter} must be to be had",
+            got=f"{error.expected}: {error.got}",
+            remedy=f"{error.remedy}; or put its folder beside the adapter, or correct base in "
+            f"{adapter / 'diffuseg.json'}",
+        ) from error
 
 
 def _looks_like_path(text: str) -> bool:

@@ -15,7 +15,9 @@ from diffuseg.prompts import TEMPLATE
 from diffuseg.result import Segmentation
 
 Prompting = Literal["empty", "joint", "per_class", "caption", "caption_and_empty"]
-Backbone = Literal["diffusion", "vit"]
+Backbone = Literal["diffusion", "vit", "masks"]
+"""What a method runs on: a text-to-image model, a vision transformer, or a text-to-image model that
+was made to denoise masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
