@@ -164,13 +164,13 @@ def test_coco_objects_from_three_sources(tmp_path):
     data = open_dataset("coco-object", root=tmp_path)
     # person, bicycle's number is 2; all stuff, street sign and what nobody labelled: background.
     assert first_labels(data, 6) == [1, 12, 0, 0, 0, 0]
-    assert "nothing is left out" in data.note
+    assert "nothing is left out" in data.label_source
     for path in (tmp_path / "coco/annotations/val2017").iterdir():
         write_mask(tmp_path / "coco/coco_seg_anno" / path.name, [0, 80, 255])
     (tmp_path / "coco/annotations").rename(tmp_path / "elsewhere")
     data = open_dataset("coco_object81", root=tmp_path)
     assert first_labels(data, 3) == [0, 80, 255]
-    assert "coco_seg_anno" in data.note
+    assert "coco_seg_anno" in data.label_source
 
 
 def test_the_27_classes_of_coco(tmp_path, monkeypatch):

@@ -98,8 +98,8 @@ def _tell(found: "Inspection") -> None:
     absent = [name for name, n in found.per_class.items() if not n]
     if absent:
         lines.append(f"  classes in no image: {', '.join(absent)}")
-    if found.note:
-        lines.append(f"  note: {found.note}")
+    lines += [f"  labels: {found.label_source}"] if found.label_source else []
+    lines += [f"  note: {found.note}"] if found.note else []
     stdout().print("\n".join(lines), markup=False)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from diffuseg.errors import InputError
 from diffuseg.eval.dataset_facts import DatasetFacts, Kind, find_facts
@@ -23,6 +23,7 @@ class Inspection:
         published: How many the release has; None: not fixed.
         missing: What is missing or wrong, one thing a text.
         per_class: In how many images every class is; {} where that was not counted.
+        label_source: Whose labels they are, where there are several.
         note: What has to be known beside a score.
     """
 
@@ -34,6 +35,7 @@ class Inspection:
     published: int | None
     missing: tuple[str, ...] = ()
     per_class: Mapping[str, int] = field(default_factory=dict)
+    label_source: str = ""
     note: str = ""
 
     @property
@@ -75,63 +77,74 @@ def inspect_folder(
         raise InputError(
             f"{facts.name} is drawn, not read", got=str(root), remedy="it needs no folder"
         )
-    chosen = split or facts.split
+    held = _Held(split=split or facts.split)
     try:
-        found, per_class, note, chosen = _opened(facts, root, chosen, progress)
-        missing: tuple[str, ...] = ()
+        held = _look(facts, root, held, progress)
     except _Wrong as error:
-        found, per_class, note, missing = error.found, {}, "", (error.what,)
-        chosen = error.split
-    published = facts.splits.get(chosen)
-    if found is not None and published is not None and found < published:
-        lacking = f"{published - found} of the {published} {facts.kind} of the release"
-        missing = (*missing, f"{lacking} are not there, or not listed")
+        held, missing = error.held, [error.what]
+    else:
+        missing = []
+    published = facts.splits.get(held.split)
+    if held.found is not None and published is not None and held.found < published:
+        lacking = f"{published - held.found} of the {published} {facts.kind} of the release"
+        missing.append(f"{lacking} are not there, or not listed")
     return Inspection(
         name=facts.name,
         kind=facts.kind,
         root=str(root),
-        split=chosen,
-        found=found,
+        split=held.split,
+        found=held.found,
         published=published,
-        missing=missing,
-        per_class=per_class,
-        note=note,
+        missing=tuple(missing),
+        per_class=held.per_class,
+        label_source=held.label_source,
+        note=held.note,
     )
 
 
-class _Wrong(Exception):
-    """What an error says, and how far the opening had come."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """What is known of a folder so far."""
 
-    def __init__(self, error: InputError, found: int | None, split: str) -> None:
+    split: str
+    found: int | None = None
+    per_class: Mapping[str, int] = field(default_factory=dict)
+    label_source: str = ""
+    note: str = ""
+
+
+class _Wrong(Exception):
+    """What an error says, and how far the looking had come."""
+
+    def __init__(self, error: InputError, held: _Held) -> None:
         super().__init__(str(error))
         self.what = str(error.got)
-        self.found = found
-        self.split = split
+        self.held = held
 
 
-def _opened(
+def _look(
     facts: DatasetFacts,
     root: str | os.PathLike[str],
-    split: str,
+    held: _Held,
     progress: Callable[[int, int], None] | None,
-) -> tuple[int, Mapping[str, int], str, str]:
-    found: int | None = None
+) -> _Held:
     try:
         if facts.kind == "videos":
             from diffuseg.eval.video_datasets import open_video_dataset
 
-            return len(open_video_dataset(facts.name, root, split=split)), {}, "", split
+            videos = open_video_dataset(facts.name, root, split=held.split)
+            return replace(held, found=len(videos), note=getattr(videos, "note", ""))
         if facts.name not in IMAGE_DATASETS:
             from diffuseg.eval.region_sets import check_regions, open_regions
 
-            regions = open_regions(facts.name, root, split=split)
-            found = len(regions)
+            regions = open_regions(facts.name, root, split=held.split)
+            held = replace(held, found=len(regions))
             check_regions(regions, progress=progress)
-            return found, {}, "", split
-        data = open_dataset(facts.name, root=root, split=split)
-        found, split = len(data), data.split
-        checked = check_dataset(data, progress=progress)
+            return held
+        data = open_dataset(facts.name, root=root, split=held.split)
+        told = {one: getattr(data, one, "") for one in ("label_source", "note")}
+        held = replace(held, split=data.split, found=len(data), **told)
+        counts = check_dataset(data, progress=progress).images
+        return replace(held, per_class=dict(zip(data.classes, counts, strict=True)))
     except InputError as error:
-        raise _Wrong(error, found, split) from error
-    counts = dict(zip(data.classes, checked.images, strict=True))
-    return found, counts, getattr(data, "note", ""), split
+        raise _Wrong(error, held) from error

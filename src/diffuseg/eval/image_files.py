@@ -52,6 +52,7 @@ class ImageSet:
         labels: Classes and stored values.
         files: Pictures with their masks, in order.
         geometry: What of a picture is shown and scored.
+        label_source: Whose labels they are, where there are several; "" if not.
         note: What has to be known beside a score.
 
     Raises:
@@ -68,6 +69,7 @@ class ImageSet:
         labels: LabelSet,
         files: Sequence[ImageFiles],
         geometry: str = "whole",
+        label_source: str = "",
         note: str = "",
     ) -> None:
         if geometry not in GEOMETRIES:
@@ -80,6 +82,7 @@ class ImageSet:
         self.split = split
         self.labels = labels
         self.files = tuple(files)
+        self.label_source = label_source
         self.note = note
         self._shape = geometry
         need_files(name, self.files)

@@ -134,7 +134,7 @@ class Coco(ImageSet):
     Pictures lie in `images/SPLIT` or `SPLIT`, maps in `annotations/SPLIT` or
     `stuffthingmaps/SPLIT`. COCO-Object is read from `*_instanceTrainIds.png` (GroupViT's
     conversion), else from the stuffthingmaps by the same rule (all stuff and what is not labelled
-    is background), else from `coco_seg_anno` (255 is not scored). Which it was stands in `note`.
+    is background), else from `coco_seg_anno` (255 is not scored); `label_source` says which.
 
     Args:
         root: The folder, or the one above `coco`.
@@ -169,15 +169,15 @@ class Coco(ImageSet):
         folder = inside(Path(root), ("coco", "COCO"), ("images",))
         pictures = first_folder(folder, (f"images/{split}", split), facts.title, facts.layout)
         maps = [f"annotations/{split}", f"stuffthingmaps/{split}"]
-        labels, note, ending = _labels(name, names), "", ".png"
+        labels, source, ending = _labels(name, names), "", ".png"
         if name == "coco_object81":
             masks = first_folder(folder, [*maps, "coco_seg_anno"], facts.title, facts.layout)
             if next(masks.glob("*_instanceTrainIds.png"), None) is not None:
-                note, ending = "labels: GroupViT's *_instanceTrainIds.png", "_instanceTrainIds.png"
+                source, ending = "*_instanceTrainIds.png of GroupViT", "_instanceTrainIds.png"
             elif masks.name == "coco_seg_anno":
-                note = "labels: coco_seg_anno, 255 not scored; not those of GroupViT's conversion"
+                source = "coco_seg_anno, where 255 is not scored; not those of GroupViT"
             else:
-                note = "labels: stuffthingmaps by GroupViT's rule, nothing is left out"
+                source = "stuffthingmaps by GroupViT's rule, nothing is left out"
                 # 255 is what nobody labelled: background there.
                 labels = labels.with_values(read_facts(name)["stuffthingmaps"], {255: 0})
         else:
@@ -196,7 +196,12 @@ class Coco(ImageSet):
         ]
         usual = "diffseg" if name == "coco_stuff27" else "whole"
         super().__init__(
-            name, split=split, labels=labels, files=files, geometry=geometry or usual, note=note
+            name,
+            split=split,
+            labels=labels,
+            files=files,
+            geometry=geometry or usual,
+            label_source=source,
         )
 
 

@@ -2,8 +2,8 @@
 
 The facts lie in `data/labels/NAME.json`: "classes" in the order of their labels; "values", the
 label of every value a mask may hold, counted from 0; "unlabelled", further values that are not
-scored; "palette", where the set has colours of its own; "names", what systems call classes in
-prompts; "things", how many classes are things and come first.
+scored; "palette", where the set has colours of its own, else VOC's from "first_color" on;
+"names", what systems call classes in prompts; "things", how many classes are things and come first.
 """
 
 import json
@@ -158,7 +158,7 @@ def read_labels(name: str) -> LabelSet:
         classes=classes,
         table=make_table(held["values"], dict.fromkeys(held.get("unlabelled", ()), ignore)),
         ignore=ignore,
-        palette=_colors(held["palette"]) if "palette" in held else voc_palette(len(classes)),
+        palette=_palette(held),
         names=held.get("names", {}),
         groups=groups,
     )
@@ -204,6 +204,13 @@ def _coarse(classes: tuple[str, ...], labels: Integer[np.ndarray, " v"]) -> Labe
         palette=voc_palette(len(classes)),
         groups={"things": things, "stuff": classes[len(things) :]},
     )
+
+
+def _palette(held: Mapping[str, Any]) -> UInt8[np.ndarray, "k 3"]:
+    if "palette" in held:
+        return _colors(held["palette"])
+    first = held.get("first_color", 0)
+    return voc_palette(first + len(held["classes"]))[first:]
 
 
 def _colors(rows: Sequence[Sequence[int]]) -> UInt8[np.ndarray, "k 3"]:
