@@ -6,9 +6,9 @@ Machines read standard output; people read standard error.
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import typer
 from typer.core import TyperGroup
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
-Advance = Callable[[int, int], None]
-"""Called with (done, all)."""
+
+@runtime_checkable
+class Advance(Protocol):
+    """Called with (done, all), and a few words to stand beside the bar."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 class Commands(TyperGroup):
@@ -103,7 +107,7 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Advance]:
 
     console = stderr()
     if quiet or not console.is_terminal:
-        yield lambda done, total: None
+        yield lambda done, total, note="": None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -116,10 +120,10 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, note: str = "") -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
             rate = f"{done / elapsed:.1f}/s" if elapsed > 0 and done else ""
-            bar.update(task, completed=done, total=total, rate=rate)
+            bar.update(task, completed=done, total=total, rate=f"{rate} {note}".strip())
 
         yield advance
 

@@ -1,15 +1,13 @@
 """The video miniature's bundle: trained weights and what is lent, as the folder that ships."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from diffuseg.train.bundle import CARD, write_checksums, write_json
 from diffuseg.train.checkpoint import load_checkpoint
 from diffuseg.train.clip import image_processor
+from diffuseg.train.folder import model_folder, write_json
 from diffuseg.train.video_denoiser import VideoDenoiser, video_phase_path
 from diffuseg.train.video_encoders import CLIP_SIDE, enlarge_encoder
 from diffuseg.train.video_recipe import VideoRecipe
@@ -55,37 +53,26 @@ def export_video(recipe: VideoRecipe, image_model: Path, work: Path, out: Path) 
     encoder = enlarge_encoder(image_model / "clip")
     embedding = int(encoder.config.projection_dim)
     average = load_video_average(recipe, work, embedding=embedding)
-    folder = out.with_name(out.name + ".partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    average.unet.half().save_pretrained(folder / "unet", safe_serialization=True)
-    load_lent_vae(image_model).half().save_pretrained(folder / "vae", safe_serialization=True)
-    encoder.half().save_pretrained(folder / "image_encoder", safe_serialization=True)
-    image_processor(CLIP_SIDE).save_pretrained(folder / "feature_extractor")
-    EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        interpolation_type="linear",
-        prediction_type="v_prediction",
-        sigma_min=0.002,
-        sigma_max=700.0,
-        steps_offset=1,
-        timestep_spacing="leading",
-        timestep_type="continuous",
-        use_karras_sigmas=True,
-    ).save_pretrained(folder / "scheduler")
-    write_json(folder / "model_index.json", _model_index())
-    write_json(folder / "diffuseg.json", {"size": recipe.size, "preset": VIDEO_PRESET})
-    if (out / CARD).is_file():
-        shutil.copy(out / CARD, folder / CARD)
-    write_checksums(folder)
-    if out.exists():
-        previous = out.with_name(out.name + ".previous")
-        os.replace(out, previous)
-        os.replace(folder, out)
-        shutil.rmtree(previous)
-    else:
-        os.replace(folder, out)
+    with model_folder(out) as folder:
+        average.unet.half().save_pretrained(folder / "unet", safe_serialization=True)
+        load_lent_vae(image_model).half().save_pretrained(folder / "vae", safe_serialization=True)
+        encoder.half().save_pretrained(folder / "image_encoder", safe_serialization=True)
+        image_processor(CLIP_SIDE).save_pretrained(folder / "feature_extractor")
+        EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            interpolation_type="linear",
+            prediction_type="v_prediction",
+            sigma_min=0.002,
+            sigma_max=700.0,
+            steps_offset=1,
+            timestep_spacing="leading",
+            timestep_type="continuous",
+            use_karras_sigmas=True,
+        ).save_pretrained(folder / "scheduler")
+        write_json(folder / "model_index.json", _model_index())
+        write_json(folder / "diffuseg.json", {"size": recipe.size, "preset": VIDEO_PRESET})
 
 
 VIDEO_PRESET: dict[str, dict[str, object]] = {

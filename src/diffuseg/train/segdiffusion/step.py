@@ -76,7 +76,7 @@ class MaskLearner:
             noisy = torch.zeros_like(clean)
         else:
             noisy = self.levels.add_noise(clean, noise, times)
-        output = self._denoise(torch.cat([seen, noisy], 1), times, batch.classes)
+        output = self.denoise(torch.cat([seen, noisy], 1), times, batch.classes)
         valid = valid_cells(known, known.shape[-1] // clean.shape[-1])
         if self.end_to_end:
             found = self.levels.clean(noisy, output, times)
@@ -94,9 +94,10 @@ class MaskLearner:
             valid=valid.float().mean().item(),
         )
 
-    def _denoise(
+    def denoise(
         self, latents: Float[Tensor, "q c h w"], times: Int[Tensor, " q"], classes: tuple[int, ...]
     ) -> Float[Tensor, "q c2 h w"]:
+        """The network's output for the latents of pictures and masks and a class each."""
         rows = torch.tensor(classes, device=self.texts.device)
         mask = None if self.text_mask is None else self.text_mask[rows]
         return self.unet(
