@@ -13,6 +13,7 @@ from diffuseg.cli import (
     comparing,
     datasets,
     evaluating,
+    learning,
     machine,
     making,
     segmenting,
@@ -41,6 +42,7 @@ app.command()(segmenting.replay)
 app.command()(evaluating.evaluate)
 app.command()(comparing.merge)
 app.command()(comparing.compare)
+app.command()(comparing.reproduce)
 app.command()(evaluating.sweep)
 app.command()(evaluating.ablate)
 app.command()(selecting.evaluate_clicks)
@@ -55,6 +57,7 @@ app.add_typer(bank.app, name="bank")
 app.add_typer(train, name="train")
 train.command("mini")(making.train_mini)
 train.command("mini-svd")(making.train_mini_svd)
+train.command("segdiffusion")(learning.train_segdiffusion)
 
 
 def main() -> None:

@@ -104,6 +104,8 @@ class Sweep:
         lines += [
             f"- Other settings: {fixed}.",
             *([f"- Protocol: {self.protocol}."] if self.protocol else []),
+            "- The best setting was chosen on the images its figure is of (oracle "
+            "`tuned-on-split`): score it on another split before you quote it.",
             "- Seconds are of the method, without the model.",
             f"- Model: {weights_line(self.model)}.",
             "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
