@@ -5,6 +5,7 @@ import pytest
 
 from diffuseg.eval.hungarian import SegmentCounts, assign
 from diffuseg.eval.metrics import ConfusionMatrix
+from diffuseg.eval.regions import mean_regions, score_regions
 
 
 @pytest.mark.golden("metrics_miou")
@@ -69,3 +70,16 @@ def test_matching(golden):
     # The reference computed these two in float32.
     golden.check("out_global_miou_percent", 100 * clusters.dataset.miou(), atol=1e-5)
     golden.check("out_global_acc_percent", 100 * clusters.dataset.accuracy(), atol=1e-5)
+
+
+@pytest.mark.golden("metrics_regions")
+def test_regions(golden):
+    scores = [
+        score_regions(prediction, list(people))
+        for prediction, people in zip(golden["in_pred"], golden["in_gt"], strict=True)
+    ]
+    golden.check("out_covering", [one.covering for one in scores], atol=1e-9)
+    golden.check("out_rand", [one.rand for one in scores], atol=1e-9)
+    golden.check("out_voi_log2", [one.voi for one in scores], atol=1e-9)
+    mean = mean_regions(scores)
+    golden.check("out_mean", [mean[one] for one in ("covering", "rand", "voi")], atol=1e-9)
