@@ -17,10 +17,17 @@ from diffuseg.palettes import voc_palette
 from diffuseg.world import CLASSES, Scenes
 from diffuseg.world.layouts import write_voc
 from support.folders import write_sd15
-from support.image_folders import write_cityscapes, write_lines, write_own, write_picture
+from support.image_folders import (
+    write_bsds,
+    write_cityscapes,
+    write_lines,
+    write_own,
+    write_picture,
+)
 from support.image_folders import write_voc as write_tiny_voc
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+BSDS = Path(os.environ.get("DIFFUSEG_BSDS500", SHARED / "bsds500"))
 CAMVID = Path(os.environ.get("DIFFUSEG_CAMVID", SHARED / "camvid"))
 
 
@@ -167,7 +174,9 @@ def test_the_command_counts_what_the_release_has(run, tmp_path):
         ("datasets scenes --root .", "drawn, not read"),
         ("datasets voc21 --videos", "known one of videos"),
         ("evaluate voc12 --model mini", "is read from its folder"),
-        ("evaluate bsds500 --root . --model mini", "must have classes"),
+        ("evaluate bsds500 --root . --model mini", "evaluate-regions"),
+        ("evaluate-regions voc21 --root . --model mini", "regions is asked for"),
+        ("evaluate-regions bsds500 --root . --model mini --method attend", "no folder"),
     ],
 )
 def test_the_command_used_wrongly(run, words, why):
@@ -190,3 +199,47 @@ def test_real_frames_from_layout_to_report(run):
     assert 0.2 < told["acc"] < 1
     assert 0.95 < told["pixels_scored"] / (2 * 360 * 480) < 1
     assert "32" in told["note"]
+
+
+def same_but_for_time(path):
+    held = json.loads(path.read_text())
+    return {name: value for name, value in held.items() if name != "seconds_per_image"}
+
+
+def test_regions_from_layout_to_report_and_on_after_a_stop(run, tmp_path, tiny):
+    write_bsds(tmp_path / "data")
+    for i in range(8, 13):
+        for path in list((tmp_path / "data").rglob("100007.*")):
+            path.with_stem(f"1000{i:02d}").write_bytes(path.read_bytes())
+    words = f"evaluate-regions bsds500 --root data --model {tiny} --size 64 --batch-size 2 --quiet"
+    whole = run(f"{words} --report whole --method kmeans --set k=3")
+    assert whole.exit_code == 0, whole.output
+    expected = same_but_for_time(tmp_path / "whole/report.json")
+    assert expected["n_images"] == 6
+    assert 0 < expected["metrics"]["covering"] < 1
+    assert 0 < expected["metrics"]["segments"] <= 3
+    assert "one to one" in (tmp_path / "whole/report.md").read_text()
+
+    state = tmp_path / "whole/regions.jsonl"
+    lines = state.read_text().splitlines(keepends=True)
+    state.write_text("".join(lines[:4]) + lines[4][:40])  # three images, and half of the fourth
+    assert run(f"{words} --report whole --method kmeans --set k=3").exit_code == 0
+    assert same_but_for_time(tmp_path / "whole/report.json") == expected
+    assert [json.loads(one)["id"] for one in state.read_text().splitlines()[1:]] == [
+        f"1000{i:02d}" for i in range(7, 13)
+    ]
+    short = json.loads(run(f"{words} --limit 3 --method kmeans --set k=3 --json").stdout)
+    again = f"{words} --report whole --limit 3 --method kmeans --set k=3 --json"
+    assert json.loads(run(again).stdout)["metrics"] == short["metrics"]
+    refused = run(f"{words} --method attend")
+    assert refused.exit_code == 2
+    assert "regions have no names" in refused.stderr
+
+
+@pytest.mark.skipif(not (BSDS / "gt").is_dir(), reason=f"no BSDS500 in {BSDS}")
+def test_real_photographs_cut_by_people(run):
+    words = f"evaluate-regions bsds500 --root {BSDS} --split val --model mini --limit 2"
+    told = json.loads(run(f"{words} --json --quiet").stdout)
+    assert (told["dataset"], told["split"], told["method"]) == ("bsds500", "val", "diffseg")
+    assert 0.15 < told["metrics"]["covering"] < 1
+    assert 0.3 < told["metrics"]["rand"] < 1

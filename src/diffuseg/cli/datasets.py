@@ -1,12 +1,33 @@
-"""The command about data sets: what there is, what each needs on disk, what a folder lacks."""
+"""Commands about data sets: what there is, what each needs on disk; regions scored."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffuseg.cli.options import JsonOption, QuietOption
-from diffuseg.cli.terminal import FAILED, print_json, print_table, progress_bar, stdout
+from diffuseg.cli.options import (
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    MethodOption,
+    ModelOption,
+    OfflineOption,
+    QuietOption,
+    SetOption,
+    SizeOption,
+    VerboseOption,
+    build_method,
+    given,
+    say_model,
+)
+from diffuseg.cli.terminal import (
+    FAILED,
+    print_json,
+    print_table,
+    progress_bar,
+    show_logs,
+    stdout,
+)
 from diffuseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +71,49 @@ def datasets(
         _tell(found)
     if not found.complete:
         raise typer.Exit(FAILED)
+
+
+def evaluate_regions(
+    dataset: Annotated[str, typer.Argument(help="bsds500.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    method: MethodOption = "diffseg",
+    model: ModelOption = None,
+    settings: SetOption = None,
+    split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, report.md, state.")
+    ] = None,
+    size: SizeOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score segments without names against regions people drew; stopped runs go on."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from diffuseg.api import find_model
+    from diffuseg.eval.region_runner import evaluate_regions as run
+    from diffuseg.methods import backbone_of
+
+    chosen = build_method(method, settings)
+    loaded = find_model(model, backbone=backbone_of(chosen), device=device, offline=offline)
+    say_model(loaded, chosen, quiet)
+    options = given(
+        split=split, limit=limit, noise_seed=noise_seed, size=size, batch_size=batch_size,
+        report=report,
+    )  # fmt: skip
+    with progress_bar("scoring", quiet=quiet) as advance:
+        found = run(dataset, root=root, method=chosen, model=loaded, progress=advance, **options)
+    if as_json:
+        stdout().print(found.to_json(), markup=False, end="")
+    elif not quiet:
+        from rich.markdown import Markdown
+
+        stdout().print(Markdown(found.to_markdown()))
 
 
 def _list(facts: "list[DatasetFacts]", as_json: bool) -> None:

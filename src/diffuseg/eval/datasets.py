@@ -195,7 +195,7 @@ def open_dataset(
         raise InputError(
             "the data set must have classes",
             got=f"{facts.name}: {facts.title}",
-            remedy="use diffuseg.eval.region_sets.open_regions",
+            remedy="use `diffuseg evaluate-regions`, or diffuseg.eval.region_sets.open_regions",
         )
     choices = {"geometry": geometry, "names": names}
     chosen = {key: value for key, value in choices.items() if value is not None}

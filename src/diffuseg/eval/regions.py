@@ -176,7 +176,7 @@ def region_boundary(regions: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h 
     return np.logical_or.reduce([regions != one for one in neighbours])
 
 
-def _near(edges: Bool[np.ndarray, "h w"], within: float) -> Bool[np.ndarray, "h w"]:
+def _near(edges: Bool[np.ndarray, "h w"], within: float | int) -> Bool[np.ndarray, "h w"]:
     from scipy.ndimage import distance_transform_edt
 
     if not edges.any():
