@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Int64, Integer
+from jaxtyping import Float, Int, Int64, Integer, UInt8
 
 from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
 
 AVERAGES = ("gt_present", "union_present", "all_eps", "all_zero")
 """The rules by which a mean over classes is taken, see `ConfusionMatrix.miou`."""
+
+
+_UNDECIDED, _OTHER = 255, 254  # bytes that stand for undecided pixels, for labels that are none
 
 
 class ConfusionMatrix:
@@ -98,6 +101,19 @@ class ConfusionMatrix:
 
     def _add(self, g: Integer[np.ndarray, " n"], p: Integer[np.ndarray, " n"]) -> None:
         k = self.n_classes
+        if k <= _OTHER:
+            # Pairs of bytes are counted without a mask for anything: what is not scored, undecided
+            # or wrong has rows and columns of its own.
+            pairs = _codes(g, None).astype(np.uint16)
+            pairs <<= 8
+            pairs |= _codes(p, self.undecided)
+            table = np.bincount(pairs, minlength=65536).reshape(256, 256)[:k]
+            if 0 <= self.ignore < k:
+                table[self.ignore] = 0
+            if not table[:, k:_UNDECIDED].any():
+                self.counts += table[:, :k]
+                self.missed += table[:, _UNDECIDED]
+                return
         scored = (g != self.ignore) & (g >= 0) & (g < k)
         g, p = g[scored].astype(np.int64), p[scored].astype(np.int64)
         if self.undecided is not None:
@@ -297,6 +313,19 @@ def mean_iou(
                 remedy='use "gt_present" unless a publication says otherwise',
             )
     return _mean(values if classes is None else values[list(classes)])
+
+
+def _codes(labels: Integer[np.ndarray, " n"], undecided: int | None) -> UInt8[np.ndarray, " n"]:
+    """Labels as bytes: those below 254 as they are, undecided pixels 255, all others 254."""
+    if labels.size == 0:
+        return labels.astype(np.uint8)
+    low, high = labels.min(), labels.max()
+    if low >= 0 and high < _OTHER and (undecided is None or not low <= undecided <= high):
+        return labels.astype(np.uint8)
+    codes = np.where((labels < 0) | (labels > _OTHER), _OTHER, labels).astype(np.uint8)
+    if undecided is not None:
+        codes[labels == undecided] = _UNDECIDED
+    return codes
 
 
 def sparse(counts: Int64[np.ndarray, "*shape"]) -> list[list[int]]:
