@@ -18,6 +18,7 @@ from diffuseg.methods import (
     Method,
     Needs,
     OVDiff,
+    SegDiffusion,
     backbone_of,
     find_method,
     method_name,
@@ -61,7 +62,7 @@ def build_segmenter(
     Args:
         model: A name, hub id or folder; a loaded model; None: the one that the environment
             variable DIFFUSEG_MODEL names, else the embedded "mini". For methods that run on a
-            vision transformer, such a network.
+            vision transformer, such a network; for "segdiffusion", one that denoises masks.
         method: A name, or a method object with settings of your own.
         classes: What to look for: "car, tree", or a list whose items are names or tuples of
             synonyms. May be left out if every call names its own, or the method needs none.
@@ -74,7 +75,8 @@ def build_segmenter(
             image shows: "clip", the pair that comes with the model; lists by image, as a file or a
             dict (then the classes may be left out); or what `find_filter` takes.
         seed: Of the noise.
-        size: Side of the square whose area the model sees; by default what it was trained at.
+        size: Side of the square whose area the model sees; by default what it was trained at. For
+            "segdiffusion": the longer side.
         fit: "aspect" keeps the image's proportions, "square" does not.
         keep_scores: Whether results carry the score maps of all classes.
 
@@ -97,6 +99,10 @@ def build_segmenter(
         return _with_bank(model, chosen, words.classes, class_filter, keep_scores, own)
     if size is not None:
         check_number("size", size, least=64)
+    if isinstance(chosen, SegDiffusion):
+        own = {"captioner": captioner, "caption": caption, "fit": None if fit == "aspect" else fit}
+        chosen = _with_numbers(chosen, {"seed": seed or None, "side": size})
+        return _for_masks(model, chosen, words.classes, class_filter, keep_scores, own)
     held = find_model(model, backbone=backbone_of(chosen))
     needs = chosen.needs(held)
     kept = None
@@ -155,6 +161,47 @@ def _with_bank(
     segmenter = open_segmenter(None, model, method, classes, keep_scores=keep_scores)
     if class_filter is not None:
         kept = find_filter(class_filter, segmenter.model)
+        segmenter = replace(segmenter, class_filter=kept)
+    log.info("model %s, method %s", model_name(segmenter.model), method_name(method))
+    return segmenter
+
+
+def _with_numbers(method: SegDiffusion, numbers: Mapping[str, int | None]) -> SegDiffusion:
+    """The settings with what was said beside them."""
+    told = {name: value for name, value in numbers.items() if value is not None}
+    for name, value in told.items():
+        if getattr(method, name) not in (None, value):
+            raise InputError(
+                f"{name} of SegDiffusion must be said once",
+                got=f"{getattr(method, name)} in the settings and {value} beside them",
+                remedy="leave one of them out",
+            )
+    return replace(method, **told)
+
+
+def _for_masks(
+    model: object,
+    method: SegDiffusion,
+    classes: object,
+    class_filter: object,
+    keep_scores: bool,
+    others: Mapping[str, object],
+) -> Segmenter:
+    from diffuseg.segdiffusion.segmenter import open_segmenter
+
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(
+                "Seg-diffusion asks for classes, and keeps a picture's proportions",
+                got=f"{name}={value!r}",
+                remedy="leave it out",
+            )
+    segmenter = open_segmenter(model, method, classes, keep_scores=keep_scores)
+    if class_filter is not None:
+        kept = find_filter(class_filter, segmenter.model)
+        if isinstance(kept, ListedClasses) and classes is None:
+            segmenter = replace(segmenter, classes=read_words(list(kept.labels.names)).classes)
+            segmenter.check()
         segmenter = replace(segmenter, class_filter=kept)
     log.info("model %s, method %s", model_name(segmenter.model), method_name(method))
     return segmenter

@@ -47,6 +47,8 @@ class Segmentation:
         labels: Index into `names` for every pixel, or `ignore` where undecided. Read-only.
         names: The class names: every class asked for, also those the image does not show.
         scores: A map for every name, higher where the name fits better. Read-only, not copied.
+        uncertainty: How far several runs of a method lie apart at every pixel, as the method says.
+            Read-only, not copied.
         ignore: The label of undecided pixels; never an index of `names`.
         provenance: Model, method, parameters, seed and times.
 
@@ -64,6 +66,7 @@ class Segmentation:
     labels: Integer[np.ndarray, "h w"]
     names: tuple[str, ...]
     scores: Float[np.ndarray, "k h w"] | None = None
+    uncertainty: Float[np.ndarray, "h w"] | None = None
     ignore: int = IGNORE
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -77,6 +80,9 @@ class Segmentation:
         if self.scores is not None:
             shape = (len(self.names), *self.labels.shape)
             object.__setattr__(self, "scores", labelmaps.checked_scores(self.scores, shape))
+        if self.uncertainty is not None:
+            held = labelmaps.checked_scores(self.uncertainty[None], (1, *self.labels.shape))
+            object.__setattr__(self, "uncertainty", held[0])
 
     @classmethod
     def from_labels(
@@ -180,12 +186,9 @@ class Segmentation:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Segmentation):
             return NotImplemented
-        if self.scores is None or other.scores is None:
-            same_scores = self.scores is other.scores
-        else:
-            same_scores = np.array_equal(self.scores, other.scores)
         return (
-            same_scores
+            _same(self.scores, other.scores)
+            and _same(self.uncertainty, other.uncertainty)
             and self.names == other.names
             and self.ignore == other.ignore
             and self.provenance == other.provenance
@@ -293,7 +296,8 @@ class Segmentation:
     def resize(self, hw: tuple[int, int]) -> "Segmentation":
         """Return the segmentation at height and width `hw`.
 
-        Labels by the nearest pixel centre, scores bilinearly, antialiased where they shrink.
+        Labels by the nearest pixel centre, scores and uncertainty bilinearly, antialiased where
+        they shrink.
 
         Example:
             >>> seg = Segmentation(labels=np.array([[0, 1]]), names=("sea", "sky"))
@@ -308,6 +312,9 @@ class Segmentation:
             self,
             labels=labelmaps.resized_labels(self.labels, hw),
             scores=None if self.scores is None else labelmaps.resized_scores(self.scores, hw),
+            uncertainty=None
+            if self.uncertainty is None
+            else labelmaps.resized_scores(self.uncertainty[None], hw)[0],
         )
 
     def overlay(self, image: object) -> PIL.Image.Image:
@@ -356,3 +363,9 @@ class Segmentation:
     def _mapped(self, position: Int[np.ndarray, " k"], ignore: int) -> Int[np.ndarray, "h w"]:
         undecided = self.labels == self.ignore
         return np.where(undecided, ignore, position[np.where(undecided, 0, self.labels)])
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)

@@ -273,6 +273,7 @@ def test_methods_by_name():
     assert list(METHODS) == [
         *("attend", "diffsegmenter", "iseg", "iseg-unsupervised"),
         *("diffseg", "semantic-diffseg", "dinoseg", "kmeans", "dbscan", "ovdiff"),
+        "segdiffusion",
     ]
     for wrong in ("atend", Attend, 3, None):
         with pytest.raises(InputError, match="the method must be a known name"):

@@ -1,7 +1,7 @@
 """Files other tools open, and back: indexed PNG, one mask a class, npz, COCO, polygons.
 
 `save` and `load` go by the suffix. Every file is written whole or not at all. Labels, names and
-provenance survive each of the four formats; scores are kept in `.npz` only.
+provenance survive each of the four formats; scores and uncertainty are kept in `.npz` only.
 """
 
 import json
@@ -256,6 +256,8 @@ def _save_npz(seg: Segmentation, path: Path) -> None:
     }
     if seg.scores is not None:
         arrays["scores"] = seg.scores
+    if seg.uncertainty is not None:
+        arrays["uncertainty"] = seg.uncertainty
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -284,8 +286,8 @@ def _load_png(path: Path) -> Segmentation:
 def _load_npz(path: Path) -> Segmentation:
     # NumPy leaves a file it opened itself open when the archive is damaged.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
-        scores = held["scores"] if "scores" in held.files else None
-        return _restored(json.loads(str(held["header"])), held["labels"], scores)
+        maps = {name: held[name] for name in ("scores", "uncertainty") if name in held.files}
+        return _restored(json.loads(str(held["header"])), held["labels"], **maps)
 
 
 def _load_coco(path: Path) -> Segmentation:
@@ -321,9 +323,7 @@ def _undecided_map(header: dict) -> Int[np.ndarray, "h w"]:
     return np.full((height, width), header["ignore"], dtype=np.int32)
 
 
-def _restored(
-    header: dict, labels: Int[np.ndarray, "h w"], scores: np.ndarray | None = None
-) -> Segmentation:
+def _restored(header: dict, labels: Int[np.ndarray, "h w"], **maps: np.ndarray) -> Segmentation:
     if list(labels.shape) != header["hw"]:
         raise InputError(
             "labels and header of a saved segmentation must belong together",
@@ -333,9 +333,9 @@ def _restored(
     return Segmentation(
         labels=labels,
         names=tuple(header["names"]),
-        scores=scores,
         ignore=header["ignore"],
         provenance=Provenance.from_dict(header["provenance"]),
+        **maps,
     )
 
 

@@ -15,6 +15,7 @@ from diffuseg.methods.iseg_unsupervised import ISegUnsupervised
 from diffuseg.methods.needs import Method, Model, Needs, backbone_of
 from diffuseg.methods.nouns import Caption, read_caption
 from diffuseg.methods.ovdiff import OVDiff
+from diffuseg.methods.segdiffusion import SegDiffusion
 from diffuseg.methods.semantic import SemanticDiffSeg
 from diffuseg.methods.settings import parse_settings, with_preset, with_settings
 
@@ -25,7 +26,8 @@ METHODS: dict[
     | type[ISeg]
     | type[DiffSeg]
     | type[Clustering]
-    | type[OVDiff],
+    | type[OVDiff]
+    | type[SegDiffusion],
 ] = {
     "attend": Attend,
     "diffsegmenter": DiffSegmenter,
@@ -37,6 +39,7 @@ METHODS: dict[
     "kmeans": KMeans,
     "dbscan": Dbscan,
     "ovdiff": OVDiff,
+    "segdiffusion": SegDiffusion,
 }
 """Every method by the name users type."""
 
@@ -58,6 +61,7 @@ __all__ = [
     "Model",
     "Needs",
     "OVDiff",
+    "SegDiffusion",
     "SemanticDiffSeg",
     "backbone_of",
     "find_method",

@@ -67,6 +67,43 @@ class Moments:
         return Pooled(share=self._mean, uncertainty=spread if self._count > 1 else None)
 
 
+class Spread:
+    """How far runs lie apart at every pixel, of the name whose mask is the highest there.
+
+    Example:
+        >>> spread = Spread((1, 2))
+        >>> for share, apart in (([[0.2, 0.9]], 0.1), ([[0.6, 0.3]], 0.3)):
+        ...     one = torch.tensor(share)
+        ...     spread.add(Pooled(share=one, uncertainty=torch.full_like(one, apart)))
+        >>> spread.result()
+        array([[0.3, 0.1]], dtype=float32)
+    """
+
+    def __init__(self, hw: tuple[int, int]) -> None:
+        self._hw = hw
+        self._best: Tensor | None = None
+        self._apart = torch.zeros(())
+
+    def add(self, pooled: Pooled) -> None:
+        """Take one name more; its maps are enlarged."""
+        if pooled.uncertainty is None:
+            return
+        share, apart = (
+            ops.resize(one[None, None], self._hw)[0, 0]
+            for one in (pooled.share, pooled.uncertainty)
+        )
+        if self._best is None:
+            self._best, self._apart = share, apart
+            return
+        better = share > self._best
+        self._best = share.where(better, self._best)
+        self._apart = apart.where(better, self._apart)
+
+    def result(self) -> Float[np.ndarray, "H W"] | None:
+        """Return the map; None if there was a single run of every name."""
+        return None if self._best is None else self._apart.cpu().numpy()
+
+
 @torch.no_grad()
 def pool_runs(runs: Float[Tensor, "n *b h w"], reduction: Reduction = "mean") -> Pooled:
     """Return what runs have in common.

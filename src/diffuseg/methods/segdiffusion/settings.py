@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NoReturn
 
+from diffuseg.attention import AttentionRecord
+from diffuseg.errors import InputError
+from diffuseg.methods.needs import Backbone, Model, Needs
 from diffuseg.methods.segdiffusion.ensemble import Reduction
-from diffuseg.methods.segdiffusion.schedule import Spacing
-from diffuseg.methods.settings import check_settings, with_preset
+from diffuseg.methods.segdiffusion.schedule import Spacing, spaced_timesteps
+from diffuseg.methods.settings import check_settings, given, with_preset
 
 Profile = Literal["default", "quality", "paper", "one-step"]
 
@@ -57,6 +60,7 @@ class SegDiffusion:
     threshold: float | None = None
     batch: int | None = None
 
+    backbone: ClassVar[Backbone] = "masks"
     chooses: ClassVar[bool] = True
     """Whether the method says itself which classes of a vocabulary a picture shows."""
 
@@ -95,6 +99,28 @@ class SegDiffusion:
         filled = with_preset(with_preset(self, asked), preset or {})
         profile = filled.profile or "default"
         return with_preset(filled, {**_SHARED, **PROFILES[profile], "profile": profile})
+
+    def needs(self, model: Model) -> Needs:
+        """At which timesteps the network is asked, and how: a method that is given names."""
+        chosen = self.ready(model.preset.get("segdiffusion"))
+        return Needs(
+            timesteps=spaced_timesteps(given(chosen.steps), spacing=chosen.spacing or "trailing"),
+            kinds=("cross",),
+            prompt="per_class",
+            template=given(chosen.template),
+        )
+
+    def __call__(self, record: AttentionRecord, *, scores: bool = False) -> NoReturn:
+        """Refuse: masks are denoised, attention does not say how.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "Seg-diffusion denoises masks beside a picture",
+            got="a record of attention",
+            remedy='use segment(image, classes, method="segdiffusion"), or build_segmenter',
+        )
 
 
 PROFILES: Mapping[Profile, Mapping[str, object]] = {
