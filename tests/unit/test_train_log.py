@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffuseg.train.log import TrainLog
@@ -47,3 +48,34 @@ def test_without_tensorboard_the_lines_are_written_all_the_same(tmp_path, monkey
     TrainLog(tmp_path / "log.jsonl", every=1).write("vae", 1, loss=2.0)
     assert lines(tmp_path / "log.jsonl")[0]["loss"] == 2.0
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_run_taken_up_forgets_what_came_after(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = TrainLog(path, every=1, digits=None)
+    for step in (1, 2, 3):
+        log.write("train", step, loss=step / 3)
+    with path.open("a") as file:
+        file.write('{"stage": "tra')
+    log = TrainLog(path, every=1, digits=None)
+    log.rewind(2)
+    log.write("train", 3, loss=0.5)
+    assert [(row["step"], row["loss"]) for row in lines(path)] == [(1, 1 / 3), (2, 2 / 3), (3, 0.5)]
+
+
+def test_what_is_no_number_does_not_count(tmp_path):
+    log = TrainLog(tmp_path / "log.jsonl", every=2)
+    log.write("train", 1, loss=float("nan"), rare=None, zero=0.0)
+    log.write("train", 2, loss=3.0, rare=None, zero=0.0)
+    row = lines(tmp_path / "log.jsonl")[0]
+    assert (row["loss"], row["rare"], row["zero"]) == (3.0, None, 0.0)
+
+
+def test_pictures_stand_beside_the_curves(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    TrainLog(tmp_path / "log.jsonl").show("validation", 5, np.zeros((8, 6, 3), np.uint8))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Images("validation")] == [5]

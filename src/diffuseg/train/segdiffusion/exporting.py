@@ -43,8 +43,9 @@ class Trained:
 
 def base_name(model: StableDiffusion) -> str:
     """How a folder names the model it was made of: a name, a hub id, or where its folder is."""
-    folder = Path(model.name)
-    return str(folder.resolve()) if folder.is_dir() else model.name
+    folder = Path(model.source)
+    local = folder.is_dir() and model.source != "embedded"
+    return str(folder.resolve()) if local else model.name
 
 
 def export_whole(trained: Trained, out: Path) -> None:

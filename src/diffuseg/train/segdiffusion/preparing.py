@@ -138,7 +138,8 @@ def prepare_run(
     model.check_words([name for name in names if name not in unasked])
     device = accelerator.device
     text = model.embed([recipe.template.format(name) for name in names])
-    cast(ClipTower, model.tower).encoder.to("cpu")  # its words are known now
+    # Its words are known now.
+    cast(nn.Module, cast(ClipTower, model.tower).encoder).to("cpu")
     vae = model.vae.to(device).float().eval().requires_grad_(False)
     wide = model.denoises_masks
     unet = model.unet.float().requires_grad_(True)

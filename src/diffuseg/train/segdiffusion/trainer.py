@@ -18,6 +18,7 @@ from diffuseg.errors import InputError
 from diffuseg.files import atomic_path
 from diffuseg.train.folder import check_output
 from diffuseg.train.log import TrainLog
+from diffuseg.train.mini import flush_denormals
 from diffuseg.train.segdiffusion.exporting import Trained, export_adapter, export_whole
 from diffuseg.train.segdiffusion.pictures import LabelledPictures
 from diffuseg.train.segdiffusion.preparing import (
@@ -110,7 +111,8 @@ def fine_tune(
     facts = replace(facts, parts=(accelerator.num_processes, parts, each))
     run = prepare_run(model, pictures, work, recipe, accelerator, begun, running, facts, meter)
     checks = prepare_checks(pictures, validation, recipe, running)
-    facts = _learn(run, facts, checks, running, work, meter)
+    with flush_denormals():
+        facts = _learn(run, facts, checks, running, work, meter)
     if facts.step == recipe.steps and accelerator.is_main_process:
         _export(run, facts, running, work, out, pictures)
     accelerator.wait_for_everyone()
