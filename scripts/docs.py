@@ -19,6 +19,7 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- ablation: iseg n --> … <!-- /ablation -->   the same: a table of a method's paper
     <!-- video: crf --> … <!-- /video -->    of `scripts/video_tables.py`: a table of VidSeg's paper
     <!-- video: runs --> … <!-- /video -->   the same: with what
+    <!-- leaderboard --> … <!-- /leaderboard -->   all stored reports of Scenes, a table a protocol
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
 miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
@@ -45,12 +46,12 @@ PENDING = "not measured yet"
 _SHARES = ("miou", "acc", "fwiou", "mean_acc", "j", "f", "j_and_f", "mvc8", "mvc16")
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--quality", type=Path, help="folder of `diffuseg quality --report`")
     parser.add_argument("--videos", type=Path, nargs="+", help="of `scripts/video_tables.py`")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.videos is not None and not options.check:
         take_tables(options.videos)
     if options.quality is not None and not options.check:
@@ -121,6 +122,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "ablations", lambda given: f"\n\n{_ablations(given, assets)}\n\n")
     text = _replaced(text, "ablation", lambda given: f"\n\n{_paper(given, assets)}\n\n")
     text = _replaced(text, "video", lambda given: f"\n\n{_video(given, assets)}\n\n")
+    text = _replaced(text, "leaderboard", lambda _: f"\n\n{_leaderboard(assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -247,6 +249,23 @@ def _video(given: str, assets: Path) -> str:
     versions = next(iter(held.values()))["versions"]
     lines.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
     return _table(("table", "measured with"), lines)
+
+
+def _leaderboard(assets: Path) -> str:
+    """Tables of every stored report of Scenes."""
+    files = [
+        *sorted(assets.glob("scenes-*.json")),
+        *sorted((assets / "leaderboard").glob("*.json")),
+        *sorted((assets / "video").glob("scenes-*.json")),
+    ]
+    reports = {one.relative_to(assets).as_posix(): _load(one) or {} for one in files}
+    if not reports:
+        return PENDING
+    sys.path.insert(0, str(ROOT / "src"))
+    from diffuseg.eval.leaderboard import board_text
+
+    now = (_load(MINI / "quality.json") or {}).get("model", {}).get("unet_sha256")
+    return board_text(reports, unet=now)
 
 
 def _compared(rows: Mapping) -> str:

@@ -123,7 +123,7 @@ def test_videos_are_scored_and_a_run_goes_on(tmp_path):
     settings = VidSeg(clusters=6, starts=1, modulate=False)
     model, done = LinearDiffusion(scale=2), []
     found = evaluate_video(data, settings=settings, model=model, report=tmp_path)
-    assert set(found.metrics) == {"miou", "mvc8", "mvc16", "j", "f", "j_and_f"}
+    assert set(found.metrics) >= {"miou", "mvc8", "mvc16", "j", "f", "j_and_f"}
     assert 0 < found.metrics["miou"] <= 1
     assert np.isnan(found.metrics["mvc16"])  # too short for those windows
     again = evaluate_video(

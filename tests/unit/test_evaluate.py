@@ -179,7 +179,7 @@ def test_truth_as_a_segmentation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": "scened"}, "the data set must be a known one"),
+        ({"dataset": "scened"}, "data set"),
         ({"split": "dev"}, "split must be"),
         ({"limit": 0}, "number of scenes must be at least 1"),
         ({"seed": -1}, "seed must be"),

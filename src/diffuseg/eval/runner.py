@@ -143,7 +143,7 @@ def evaluate(
         method=method_name(segmenter.method),
         config=config,
         versions=versions(),
-        hardware=_hardware(segmenter),
+        hardware=hardware_of(segmenter.model),
     )
     settings = {
         "dataset": [data.name, data.split, data.seed, data.classes, data.ignore, facts.geometry],
@@ -154,6 +154,8 @@ def evaluate(
         **config,
         "version": metadata.version("diffuseg"),
     }
+    if (files := getattr(data, "fingerprint", None)) is not None:
+        settings["files"] = files  # another folder is another run
     folder = None if report is None else Path(report)
     state = RunState(None if folder is None else folder / STATE, settings, empty, facts.to_dict())
     # Always whole batches of the same images, so that a run that was stopped in between, or that
@@ -172,7 +174,7 @@ def evaluate(
         log.info("going on after %d of %d images", len(state.scores), len(mine))
 
     _run(segmenter, data, rules, state, batches, progress)
-    found = assemble(facts, state.scores, peak_memory_mb=_peak_memory())
+    found = assemble(facts, state.scores, peak_memory_mb=peak_memory())
     if folder is not None:
         _write_strips(segmenter, data, rules, state, folder)
         write_report(found, folder)
@@ -264,16 +266,17 @@ def _write_strips(
         write_strip(folder / f"{name}.png", cases, data)
 
 
-def _hardware(segmenter: Segmenter) -> dict[str, object]:
-    device = str(segmenter.model.device)
+def hardware_of(model: Diffusion | VideoDiffusion | Features) -> dict[str, object]:
+    """Return what a model runs on, in which precision and with how many threads."""
+    device = str(model.device)
     held: dict[str, object] = {
         "device": device,
-        "dtype": str(segmenter.model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }
     if device.startswith("cuda"):
-        held["accelerator"] = torch.cuda.get_device_name(segmenter.model.device)
+        held["accelerator"] = torch.cuda.get_device_name(model.device)
     return held
 
 
@@ -304,7 +307,8 @@ def plain_fields(method: object) -> object:
     return repr(method)
 
 
-def _peak_memory() -> dict[str, float]:
+def peak_memory() -> dict[str, float]:
+    """Return the most memory this process has held, in MB; on an accelerator, of its own too."""
     peak: dict[str, float] = {}
     try:
         import resource

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from diffuseg.api import find_model
 from diffuseg.errors import InputError
-from diffuseg.eval.metrics import ConfusionMatrix
+from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
+from diffuseg.eval.protocols import VIDEO_PROTOCOLS, oracle_line
 from diffuseg.eval.report import percent, plain_values, table_lines, weights_line, write_report
-from diffuseg.eval.runner import identify, versions
+from diffuseg.eval.runner import hardware_of, identify, peak_memory, versions
 from diffuseg.eval.video_datasets import VOID, Lazy, SceneClips, VideoDataset, VideoSample
 from diffuseg.eval.video_metrics import LENGTHS, Consistency
 from diffuseg.eval.video_objects import ObjectScores, score_objects, summarise
@@ -26,11 +27,6 @@ from diffuseg.methods.vidseg import VidSeg
 from diffuseg.video.segmenter import VideoSegmenter, open_video_segmenter
 
 Given = Literal["anchor", "classes"]
-
-PROTOCOLS: Mapping[str, str] = {
-    "anchor": "the truth of one frame is given; that frame is scored too, but not for J and F",
-    "classes": "the names of the classes the anchor's frame shows are given, no mask",
-}
 
 _MINIATURE = (
     "the model is a miniature that has seen nothing but drawn scenes: this is what it can do "
@@ -45,15 +41,22 @@ class VideoReport:
     Attributes:
         dataset: Name of the data set, with `split`.
         n_videos: Videos scored, with `n_frames`.
-        metrics: miou, mvc8, mvc16; j, f, j_and_f where there are objects.
+        metrics: miou, and by every rule of averaging; mvc8, mvc16; j, f, j_and_f where there are
+            objects.
         per_class: IoU of every class; None where it occurs nowhere.
         per_video: J&F, or else mIoU, of every video.
         protocol: In words, what the method was told.
+        given: The same in one word.
+        oracles: What it knew of the truth it was scored on, see `protocols.ORACLES`.
+        uses_gt_first_frame: Whether it was told the truth of a frame.
+        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
         notes: What has to be known beside the figures.
         method: Its name, with `parameters`.
         model: Name, source and checksum.
         versions: Of everything that computes.
         seconds_per_frame: Mean, without reading of frames.
+        hardware: Where it ran.
+        peak_memory_mb: Of the whole process.
     """
 
     dataset: str
@@ -67,9 +70,15 @@ class VideoReport:
     method: str
     parameters: Mapping[str, object]
     model: Mapping[str, object]
+    given: str = "anchor"
+    oracles: tuple[str, ...] = ("first-frame",)
+    uses_gt_first_frame: bool = True
+    average: str = "gt_present"
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=versions)
     seconds_per_frame: float = math.nan
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    peak_memory_mb: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
@@ -79,7 +88,12 @@ class VideoReport:
         """Return the report as a page to read."""
         shown = {"miou": "mIoU", "mvc8": "mVC8", "mvc16": "mVC16", "j": "J", "f": "F"}
         shown["j_and_f"] = "J&F"
-        rows = [(shown[name], percent(value)) for name, value in self.metrics.items()]
+        rows = [(shown[k], percent(v)) for k, v in self.metrics.items() if k in shown]
+        rules = [
+            f"`{one}` {percent(self.metrics[f'miou_{one}'])}"
+            for one in AVERAGES
+            if f"miou_{one}" in self.metrics
+        ]
         classes = [(name, percent(one)) for name, one in self.per_class.items() if one is not None]
         videos = [(name, percent(one)) for name, one in self.per_video.items()]
         return "\n".join(
@@ -90,11 +104,16 @@ class VideoReport:
                 *table_lines(("figure", "value"), rows),
                 "",
                 f"- Protocol: {self.protocol}.",
+                f"- {oracle_line(self.oracles)}",
+                *([f"- mIoU by rule: {', '.join(rules)}."] if rules else []),
                 *(f"- Note: {one}." for one in self.notes),
                 f"- Model: {weights_line(self.model)}.",
                 "- Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
                 "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
-                f"- {self.seconds_per_frame:.3f} seconds a frame.",
+                "- Hardware: " + ", ".join(f"{k} {v}" for k, v in self.hardware.items()) + ".",
+                f"- {self.seconds_per_frame:.3f} seconds a frame"
+                + "".join(f"; {v:.0f} MB ({k})" for k, v in self.peak_memory_mb.items())
+                + ".",
                 "",
                 *table_lines(("class", "IoU"), classes),
                 "",
@@ -142,7 +161,7 @@ def evaluate_video(
         0.7
     """
     data = _open(dataset, limit, frames)
-    if given not in PROTOCOLS or (given == "classes" and not data.classes):
+    if given not in VIDEO_PROTOCOLS or (given == "classes" and not data.classes):
         raise InputError(
             "given must be anchor, or classes where there are some",
             got=given,
@@ -169,7 +188,11 @@ def evaluate_video(
                 extend_journal(folder / "videos.jsonl", [row])
         if progress is not None:
             progress(number + 1, total)
-    found = _report(data, rows[:total], parameters, identity, method, given)
+    found = replace(
+        _report(data, rows[:total], parameters, identity, method, given),
+        hardware=hardware_of(held),
+        peak_memory_mb=peak_memory(),
+    )
     if folder is not None:
         write_report(found, folder)
     return found
@@ -307,6 +330,7 @@ def _report(
     given: Given,
 ) -> VideoReport:
     metrics: dict[str, float] = {}
+    rules: dict[str, float] = {}
     per_class: dict[str, float | None] = {}
     per_video: dict[str, float] = {}
     if data.classes:
@@ -316,6 +340,7 @@ def _report(
             per_video[row["id"]] = part.miou()
             total = total + part
         metrics["miou"] = total.miou()
+        rules = {f"miou_{rule}": total.miou(rule) for rule in AVERAGES}
         per_class = {
             name: _or_none(one) for name, one in zip(data.classes, total.iou(), strict=True)
         }
@@ -338,6 +363,7 @@ def _report(
         means = summarise(scored)
         metrics |= {"j": means["j_mean"], "f": means["f_mean"], "j_and_f": means["j_and_f"]}
         per_video |= {name: one.j_and_f for name, one in scored.items()}
+    metrics |= rules
     if not metrics:
         raise InputError(
             "there must be something to score", got="nothing", remedy="take more frames"
@@ -351,7 +377,10 @@ def _report(
         metrics=metrics,
         per_class=per_class,
         per_video=per_video,
-        protocol=PROTOCOLS[given],
+        protocol=VIDEO_PROTOCOLS[given],
+        given=given,
+        oracles=("first-frame",) if given == "anchor" else ("first-frame-labels",),
+        uses_gt_first_frame=given == "anchor",
         notes=_notes(data, identity),
         method=method,
         parameters=parameters,
