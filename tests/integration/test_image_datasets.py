@@ -121,6 +121,15 @@ def test_a_folder_of_scenes_scores_as_scenes(tmp_path):
     assert 0 < report.miou <= 1
 
 
+def test_another_folder_does_not_go_on_with_the_run_of_the_first(tmp_path, tiny):
+    settings = {"model": str(tiny), "size": 64, "limit": 1, "report": tmp_path / "out"}
+    scores = []
+    for seed in (1, 2):
+        root = write_voc(Scenes("val", seed=seed, hw=(64, 64)), tmp_path / str(seed), 1)
+        scores.append(ds.evaluate("folder", root=root, **settings).to_dict()["per_class"])
+    assert scores[0] != scores[1]
+
+
 def test_the_command_lists_and_describes(run):
     done = run("datasets")
     assert done.exit_code == 0

@@ -401,6 +401,16 @@ def test_checking_counts_images_by_class(tmp_path):
     assert check_dataset(SceneSet(n=5)).n_images == 5
 
 
+def test_a_moved_folder_is_the_same_and_another_is_not(tmp_path):
+    write_own(tmp_path / "a")
+    first = open_dataset("folder", root=tmp_path / "a").fingerprint
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert open_dataset("folder", root=tmp_path / "b").fingerprint == first
+    assert open_dataset("folder", root=tmp_path / "b", limit=1).fingerprint != first
+    write_mask(tmp_path / "b/masks/two.png", [0, 1, 2, 1, 0, 2, 2, 1, 1, 0])
+    assert open_dataset("folder", root=tmp_path / "b").fingerprint != first
+
+
 class Own:
     """A data set that is not one of files."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from jaxtyping import Integer
 
 from diffuseg.errors import InputError
 from diffuseg.eval.datasets import Dataset, Sample
@@ -37,8 +38,8 @@ def check_dataset(
 ) -> DatasetCheck:
     """Look through a data set: pictures by their headers, masks by their labels.
 
-    Pictures are not decoded, so one thousand of them take seconds. A data set that is not one of
-    files is read as it is scored, but for one that is drawn (it has a seed).
+    Pictures are not decoded; an image of 480x360 takes about a millisecond of one core. A data set
+    that is not one of files is read as it is scored, but for one that is drawn (it has a seed).
 
     Args:
         dataset: Of this library, or of your own.
@@ -94,13 +95,20 @@ def _file_labels(dataset: ImageSet, held: ImageFiles) -> tuple[int, ...] | str:
     try:
         values = dataset.read_values(held)
         check_sizes(held, _picture_hw(held.picture), (values.shape[0], values.shape[1]))
-        known = np.unique(values)
+        known = _present(values)
         labels = dataset.labels.labels(known)
     except InputError as error:
         return str(error.got)
     if (labels == UNKNOWN).any():
         return f"{held.mask} has {dataset.unknown(known[labels == UNKNOWN])}, {dataset.says()}"
     return tuple(np.unique(labels).tolist())
+
+
+def _present(values: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, " n"]:
+    """The values that occur; counting is many times faster than sorting."""
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return np.flatnonzero(np.bincount(values.reshape(-1)))
+    return np.unique(values)
 
 
 def _picture_hw(path: Path) -> tuple[int, int]:

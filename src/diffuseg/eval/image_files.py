@@ -4,6 +4,8 @@ What a data set of files lacks is said when it is opened; what is wrong with a f
 or by `diffuseg.eval.image_checks.check_dataset` beforehand.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,15 @@ class ImageSet:
     def geometry(self) -> str:
         """In words, what of a picture is shown and scored."""
         return GEOMETRIES[self._shape]
+
+    @property
+    def fingerprint(self) -> str:
+        """Stays the same when the folder is moved, not when it holds other files."""
+        digest = hashlib.sha256()
+        for one in self.files:
+            sizes = one.picture.stat().st_size, one.mask.stat().st_size
+            digest.update(json.dumps([one.id, *sizes]).encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
