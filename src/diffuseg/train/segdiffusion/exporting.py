@@ -136,6 +136,7 @@ def _card(trained: Trained) -> str:
 picture (Seg-diffusion). It draws no pictures any more.
 
 - Data: {trained.pictures}
+- Begun from: {facts.start or "the base model's weights"}
 - Updates: {facts.step}, {facts.skipped} of them left out as they were no number
 - What learned: {"the whole U-Net" if recipe.weights == "full" else "low-rank updates of the U-Net"}
 - Kept: the moving average of the weights, in half precision

@@ -70,7 +70,7 @@ def describe_run(
         base=base_name(model),
         data=f"{pictures.name}-{data_key(pictures)}",
         scheduler=scheduler,
-        start=str(begun.folder) if begun else None,
+        start=str(begun.folder.resolve()) if begun else None,
     )
 
 
