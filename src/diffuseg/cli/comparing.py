@@ -177,6 +177,4 @@ def _say(recipes: "list[Recipe]", lines: list[str], checked: bool) -> None:
     stdout().print(Markdown(text))
     if checked:
         count = "recipe" if len(recipes) == 1 else "recipes"
-        stdout().print(
-            f"{len(recipes)} {count} checked: all but the weights is right", markup=False
-        )
+        stdout().print(f"{len(recipes)} {count} checked; only the weights are left", markup=False)
