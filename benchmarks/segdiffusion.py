@@ -1,6 +1,6 @@
 """What Seg-diffusion's masks cost: shared work against the published way, and at full size.
 
-    python benchmarks/segdiffusion.py --least 1.2 --json masks.json
+    python benchmarks/segdiffusion.py --least 1.1 --json masks.json
     python benchmarks/segdiffusion.py --full-size --side 512
 
 By default: one picture, several classes and runs, on the miniature with its first layer widened (it
