@@ -58,6 +58,7 @@ app.add_typer(bank.app, name="bank")
 app.add_typer(train, name="train")
 train.command("mini")(making.train_mini)
 train.command("mini-svd")(making.train_mini_svd)
+train.command("mini-seg")(learning.train_mini_seg)
 train.command("segdiffusion")(learning.train_segdiffusion)
 
 

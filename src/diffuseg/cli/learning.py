@@ -109,3 +109,31 @@ def train_segdiffusion(
         )
     elif not quiet:
         stdout().print(str(out), markup=False)
+
+
+def train_mini_seg(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    work: Annotated[Path, typer.Option(help="States and logs; a run that is there goes on.")],
+    minutes: Annotated[float | None, typer.Option(help="Save and end after so many.")] = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fine-tune the embedded miniature to denoise masks of Scenes, or go on with it."""
+    show_logs(quiet=quiet, verbose=verbose)
+    from functools import partial
+
+    from diffuseg.backbones import StableDiffusion, load
+    from diffuseg.eval.datasets import open_dataset
+    from diffuseg.train.segdiffusion import mini
+    from diffuseg.train.segdiffusion.running import Running
+
+    mini.train_mini_seg(
+        lambda: cast(StableDiffusion, load(mini.BASE, device="cpu", dtype="fp32")),
+        open_dataset("scenes", split="train", seed=mini.STREAM, limit=mini.SCENES),
+        out,
+        work,
+        running=Running(cpu=device == "cpu", minutes=minutes),
+        meter=partial(progress_bar, quiet=quiet),
+    )
+    stdout().print(str(out), markup=False)

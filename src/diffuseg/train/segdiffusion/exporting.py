@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +14,7 @@ from diffuseg.backbones.folder import MASKS
 from diffuseg.backbones.sd import StableDiffusion
 from diffuseg.backbones.text import ClipTower
 from diffuseg.train.folder import CARD, model_folder, stable_diffusion_index, write_json
-from diffuseg.train.segdiffusion.lora import WHOLE
+from diffuseg.train.segdiffusion.lora import WHOLE, updates_at
 from diffuseg.train.segdiffusion.recipe import SegRecipe
 from diffuseg.train.segdiffusion.state import RunFacts
 
@@ -32,6 +32,7 @@ class Trained:
         recipe: The numbers.
         facts: How the training went.
         pictures: The data set, in words.
+        preset: Settings of the method that suit the model, beside the template.
     """
 
     model: StableDiffusion
@@ -39,6 +40,7 @@ class Trained:
     recipe: SegRecipe
     facts: RunFacts
     pictures: str
+    preset: Mapping[str, object] = field(default_factory=dict)
 
 
 def base_name(model: StableDiffusion) -> str:
@@ -58,7 +60,9 @@ def export_whole(trained: Trained, out: Path) -> None:
     model, tower = trained.model, cast(ClipTower, trained.model.tower)
     network = copy.deepcopy(trained.network)
     if trained.recipe.weights == "lora":
-        network = cast("PeftModel", network).merge_and_unload()  # pyright: ignore[reportCallIssue]
+        with updates_at(network, trained.recipe.kept):
+            peft = cast("PeftModel", network)
+            network = peft.merge_and_unload()  # pyright: ignore[reportCallIssue]
     with model_folder(out) as folder:
         for part, held in (("unet", network), ("vae", model.vae), ("text_encoder", tower.encoder)):
             _save_half(held, folder / part)
@@ -88,7 +92,7 @@ def export_adapter(trained: Trained, out: Path) -> None:
             "base_model_name_or_path": base_name(trained.model),
             "bias": "none",
             "fan_in_fan_out": False,
-            "lora_alpha": recipe.rank,
+            "lora_alpha": recipe.rank * recipe.kept,
             "lora_dropout": 0.0,
             "modules_to_save": list(WHOLE),
             "peft_type": "LORA",
@@ -110,7 +114,7 @@ def _write_common(trained: Trained, folder: Path, facts: dict[str, object]) -> N
     facts |= {"masks": MASKS, "size": model.size}
     if model.vocabulary is not None:
         facts["vocabulary"] = list(model.vocabulary)
-    preset: dict[str, object] = {"template": recipe.template}
+    preset: dict[str, object] = {"template": recipe.template, **trained.preset}
     if recipe.objective == "one-step":
         preset["profile"] = "one-step"
     write_json(folder / "diffuseg.json", {**facts, "preset": {"segdiffusion": preset}})

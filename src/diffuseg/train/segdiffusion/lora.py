@@ -1,5 +1,7 @@
 """Which parts of a U-Net learn: all of it, or low-rank updates of its layers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,11 +20,12 @@ WHOLE = ("conv_in", "conv_out")
 
 _ATTENTION = r"to_q|to_k|to_v|to_out\.0"
 _TRANSFORMER = r"proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2"
+_PROMPT = r"attn2\.to_[kv]$"
 _RESIDUAL = r"conv1|conv2|conv_shortcut|time_emb_proj|conv"
 
 
 def add_updates(
-    unet: UNet2DConditionModel, *, rank: int, convolutions: bool, seed: int = 0
+    unet: UNet2DConditionModel, *, rank: int, convolutions: bool, text: bool = True, seed: int = 0
 ) -> nn.Module:
     """Freeze a U-Net and add low-rank updates, of strength 1, that are zero yet.
 
@@ -30,6 +33,7 @@ def add_updates(
         unet: Changed in place.
         rank: Of the updates.
         convolutions: Whether the layers between attention are updated too.
+        text: Whether the layers that read the prompt are.
         seed: Of the half of the updates that does not begin at zero.
 
     Returns:
@@ -49,9 +53,25 @@ def add_updates(
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=rf".*\.({layers})",
+        target_modules=rf"{'' if text else f'(?!.*{_PROMPT})'}.*\.({layers})",
         modules_to_save=list(WHOLE),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cast(nn.Module, get_peft_model(cast("PreTrainedModel", unet), config))
+
+
+@contextmanager
+def updates_at(network: nn.Module, share: float) -> Iterator[None]:
+    """Let only a share of the updates count for a while; layers that learn as a whole stay."""
+    # peft's layers hold the strength of every adapter by its name.
+    found = [cast("dict[str, float]", getattr(one, "scaling", None)) for one in network.modules()]
+    strengths = [one for one in found if isinstance(one, dict)]
+    held = [dict(one) for one in strengths]
+    for one in strengths:
+        one.update({name: value * share for name, value in one.items()})
+    try:
+        yield
+    finally:
+        for one, old in zip(strengths, held, strict=True):
+            one.update(old)

@@ -149,7 +149,11 @@ def prepare_run(
     inner: nn.Module = unet
     if recipe.weights == "lora":
         inner = add_updates(
-            unet, rank=recipe.rank, convolutions=recipe.convolutions, seed=recipe.seed
+            unet,
+            rank=recipe.rank,
+            convolutions=recipe.convolutions,
+            text=recipe.text == "learned",
+            seed=recipe.seed,
         )
     inner.to(device).train()
     learned = {name: one for name, one in inner.named_parameters() if one.requires_grad}

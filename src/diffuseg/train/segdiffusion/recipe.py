@@ -36,6 +36,10 @@ class SegRecipe:
             (Hu et al. 2021, arXiv 2106.09685) and, whole, its first and last layer.
         rank: Of the updates.
         convolutions: Whether convolutions are updated too, not attention alone.
+        text: Whether the layers that read prompts are, the keys and values of cross-attention:
+            "learned" or "frozen". Ours.
+        kept: Share of the updates that is written in the end. Less than all of them know less of
+            the masks and more of words without any (Wortsman et al. 2022, arXiv 2109.01903).
         learning_rate: At its height (Marigold: 3e-5); None: 3e-5, with "lora" 1e-4.
         warmup: Steps until it is reached.
         final: What it falls to by the last step, as a share.
@@ -77,6 +81,8 @@ class SegRecipe:
     weights: Weights = "full"
     rank: int = 32
     convolutions: bool = False
+    text: Literal["learned", "frozen"] = "learned"
+    kept: float = 1.0
     learning_rate: float | None = None
     warmup: int = 100
     final: float = 0.01
@@ -112,6 +118,14 @@ class SegRecipe:
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise _wrong(f"{name} must lie in [0, 1]", getattr(self, name), "leave it out")
+        if not 0 < self.kept <= 1:
+            raise _wrong("kept must lie in (0, 1]", self.kept, "leave it out")
+        if self.weights == "full" and (self.kept, self.text) != (1, "learned"):
+            raise _wrong(
+                "kept and text are for low-rank updates",
+                f"kept={self.kept}, text={self.text}, weights=full",
+                "set weights=lora",
+            )
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise _wrong("zoom must rise from above 0", self.zoom, "for example 0.5 to 2")
         if self.rate <= 0:

@@ -2,10 +2,10 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
@@ -53,6 +53,7 @@ class Running:
         merge: Whether low-rank updates are merged into a whole model rather than written alone.
         gibibytes: Of pictures kept in memory.
         cpu: Whether to stay on the CPU where there is something faster.
+        preset: Settings of the method that are written beside the weights.
 
     Raises:
         InputError: A number is not above 0.
@@ -68,6 +69,7 @@ class Running:
     merge: bool = False
     gibibytes: float = 2.0
     cpu: bool = False
+    preset: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("save_every", "keep_every", "validate_every", "validation_steps", "gibibytes")

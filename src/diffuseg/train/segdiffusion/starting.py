@@ -1,5 +1,6 @@
 """Weights a training begins from that are not the base model's: of a run, or of what one wrote."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,6 @@ def find_start(folder: Path, recipe: SegRecipe) -> Start:
         InputError: Neither a run nor a model that denoises masks, or one that cannot go on as the
             recipe asks.
     """
-    import json
-
     if (folder / LATEST).is_file():
         facts = read_facts(folder / LATEST)
         return Start(folder=folder, kind="run", scheduler=facts.scheduler)
@@ -81,6 +80,12 @@ def load_start(start: Start, network: nn.Module, learned: Mapping[str, nn.Parame
         peft = cast("PeftModel", network)
         held = load_file(start.folder / "adapter" / "adapter_model.safetensors")
         _check(start, held, dict(get_peft_model_state_dict(peft)))
+        config = json.loads((start.folder / "adapter" / "adapter_config.json").read_text("utf-8"))
+        share = config["lora_alpha"] / config["r"]
+        held = {
+            name: one * share if name.endswith("lora_B.weight") else one
+            for name, one in held.items()
+        }
         set_peft_model_state_dict(peft, held)
         return
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -20,6 +20,7 @@ from diffuseg.train.folder import check_output
 from diffuseg.train.log import TrainLog
 from diffuseg.train.mini import flush_denormals
 from diffuseg.train.segdiffusion.exporting import Trained, export_adapter, export_whole
+from diffuseg.train.segdiffusion.lora import updates_at
 from diffuseg.train.segdiffusion.pictures import LabelledPictures
 from diffuseg.train.segdiffusion.preparing import (
     Run,
@@ -208,7 +209,7 @@ def _save(updater: Updater, facts: RunFacts, path: Path) -> None:
 
 
 def _validate(run: Run, facts: RunFacts, checks: Checks, journal: TrainLog, work: Path) -> RunFacts:
-    with run.updater.averaged():
+    with run.updater.averaged(), updates_at(run.inner, run.updater.recipe.kept):
         found = validate(run.updater.learner, run.inner, checks)
     journal.write("validation", facts.step, **found.values)
     journal.show("validation", facts.step, found.panel)
@@ -237,7 +238,12 @@ def _export(
             load_average(work / BEST, updater.learned)
             facts = read_facts(work / BEST)
         trained = Trained(
-            model=run.model, network=run.inner, recipe=recipe, facts=facts, pictures=told
+            model=run.model,
+            network=run.inner,
+            recipe=recipe,
+            facts=facts,
+            pictures=told,
+            preset=running.preset,
         )
         # An adapter of what denoises masks already would have no base to be loaded on.
         whole = recipe.weights == "full" or running.merge or run.wide
