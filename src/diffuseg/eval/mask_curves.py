@@ -119,7 +119,8 @@ class _Denoised:
             generator = torch.Generator().manual_seed(int(key[:12], 16))
             count = max(1, curves.runs)
             last = torch.full((count,), len(self.levels) - 1)
-            self.noise = PyramidNoise().draw((count, channels, rows, columns), last, generator=generator)
+            shape = (count, channels, rows, columns)
+            self.noise = PyramidNoise().draw(shape, last, generator=generator)
         self.kept: dict[tuple[int, int], Float[Tensor, "k h w"]] = {}
 
     def run(self, steps: int, number: int) -> Float[Tensor, "k h w"]:
