@@ -21,9 +21,9 @@ from diffuseg.eval.mini_language import (
     single_scenes,
     zero_shot_accuracy,
 )
-from diffuseg.train.folder import write_checksums
 from diffuseg.train.captioner import build_captioner
 from diffuseg.train.clip import build_clip, image_processor
+from diffuseg.train.folder import write_checksums
 from diffuseg.train.recipe import CaptionerRecipe, ClipRecipe
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.scenes import Scenes
