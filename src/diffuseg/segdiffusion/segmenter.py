@@ -347,7 +347,7 @@ class MaskSegmenter(Segmenter):
     ) -> Iterator[Float[Tensor, "h w"]]:
         """Yield the mask of one name after the other, its runs pooled."""
         method = self.settings
-        for _ in view.prompts:
+        for owner in view.owners:
             runs = islice(shares, given(method.runs))
             if method.reduction == "mean":
                 moments = Moments()
@@ -357,7 +357,8 @@ class MaskSegmenter(Segmenter):
             else:
                 pooled = pool_runs(torch.stack(list(runs)), given(method.reduction))
             spread.add(pooled)
-            yield pooled.share
+            new = method.learned is not None and view.names[owner] not in method.learned
+            yield pooled.share + given(method.bonus) if new else pooled.share
 
 
 def open_segmenter(

@@ -36,6 +36,9 @@ class SegDiffusion:
         background: "threshold": where no class has `threshold`. "none": every pixel has a class.
             "threshold".
         threshold: The share needed. 0.5.
+        learned: Names the model was shown masks of; the model's own.
+        bonus: Added to the shares of names that are none of these, against which the others would
+            win (calibrated stacking: Chao et al. 2016, arXiv 1605.04253). Ours; 0.
         batch: Masks denoised at once, which changes nothing but time and memory. 8.
 
     Raises:
@@ -58,6 +61,8 @@ class SegDiffusion:
     names: Literal["first", "all"] | None = None
     background: Literal["threshold", "none"] | None = None
     threshold: float | None = None
+    learned: tuple[str, ...] | None = None
+    bonus: float | None = None
     batch: int | None = None
 
     backbone: ClassVar[Backbone] = "masks"
@@ -73,6 +78,8 @@ class SegDiffusion:
               for name, low in least.items()),
             (self.threshold is None or 0 <= self.threshold <= 1,
              "threshold must lie in [0, 1]", self.threshold),
+            (self.bonus is None or 0 <= self.bonus <= 1,
+             "bonus must lie in [0, 1]", self.bonus),
             (told is None or told.count("{}") == 1,
              "template must have {} once, where the name goes", told),
             (self.start != "zeros" or self.steps in (None, 1),
@@ -82,7 +89,7 @@ class SegDiffusion:
         )  # fmt: skip
 
     def ready(self, preset: Mapping[str, object] | None = None) -> "SegDiffusion":
-        """Return the settings with nothing left open but `side`.
+        """Return the settings with nothing left open but `side` and `learned`.
 
         Args:
             preset: The model's, as `model.preset["segdiffusion"]`. A profile asked for comes before
@@ -142,5 +149,6 @@ _SHARED: Mapping[str, object] = {
     "names": "first",
     "background": "threshold",
     "threshold": 0.5,
+    "bonus": 0.0,
     "batch": 8,
 }

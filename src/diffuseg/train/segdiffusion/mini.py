@@ -67,8 +67,9 @@ STAGES = (
     ),
 )
 
-PRESET: Mapping[str, object] = {"background": "none", "steps": 1}
-"""Written into the folder: every pixel of a scene has a class."""
+PRESET: Mapping[str, object] = {"background": "none", "steps": 1, "bonus": 0.15}
+"""Written into the folder: every pixel of a scene has a class. Chosen on 30 validation scenes, as
+`kept` was."""
 
 
 def train_mini_seg(

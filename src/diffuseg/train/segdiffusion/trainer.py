@@ -28,6 +28,7 @@ from diffuseg.train.segdiffusion.preparing import (
     describe_run,
     prepare_checks,
     prepare_run,
+    spoken,
 )
 from diffuseg.train.segdiffusion.recipe import SegRecipe
 from diffuseg.train.segdiffusion.running import (
@@ -232,6 +233,8 @@ def _export(
     pictures: LabelledPictures,
 ) -> None:
     updater, recipe = run.updater, run.updater.recipe
+    asked = run.source.sampler.learned
+    learned = [spoken(one) for one, seen in zip(pictures.classes, asked, strict=True) if seen]
     told = f"{pictures.name}, {len(pictures)} pictures of {len(pictures.classes)} classes"
     with updater.averaged():
         if running.export == "best" and (work / BEST).is_file():
@@ -243,7 +246,7 @@ def _export(
             recipe=recipe,
             facts=facts,
             pictures=told,
-            preset=running.preset,
+            preset={"learned": learned, **running.preset},
         )
         # An adapter of what denoises masks already would have no base to be loaded on.
         whole = recipe.weights == "full" or running.merge or run.wide
