@@ -123,6 +123,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "ablation", lambda given: f"\n\n{_paper(given, assets)}\n\n")
     text = _replaced(text, "video", lambda given: f"\n\n{_video(given, assets)}\n\n")
     text = _replaced(text, "leaderboard", lambda _: f"\n\n{_leaderboard(assets)}\n\n")
+    text = _replaced(text, "masks", lambda given: f"\n\n{_masks(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -266,6 +267,23 @@ def _leaderboard(assets: Path) -> str:
 
     now = (_load(MINI / "quality.json") or {}).get("model", {}).get("unet_sha256")
     return board_text(reports, unet=now)
+
+
+def _masks(given: str, assets: Path) -> str:
+    """A table of `scripts/mask_curves.py`: what is measured, by model and group of classes."""
+    name, kind = given.split()
+    held = _load(assets / "masks" / f"{name}.json")
+    if held is None:
+        return PENDING
+    sys.path.insert(0, str(ROOT / "src"))
+    from diffuseg.eval.mask_curves import mask_table
+
+    groups = {"miou": "all", "seen": "seen", "unseen": "never seen", "accuracy": "pixels right"}
+    first = next(iter(held.values()))
+    asked = [group for group in groups if group in next(iter(first["rows"].values()))]
+    label = (lambda one: f"{one}: ") if len(held) > 1 else (lambda _: "")
+    head = (kind, *(f"{label(model)}{groups[group]}" for model in held for group in asked))
+    return _table(head, mask_table(held, kind))
 
 
 def _compared(rows: Mapping) -> str:

@@ -277,7 +277,7 @@ def test_a_number_follows_its_report(tmp_path: Path):
 @pytest.mark.parametrize("report", sorted((DOCS / "assets").glob("*.json")), ids=lambda p: p.stem)
 def test_numbers_are_of_the_model_in_the_package(report: Path):
     told = json.loads(report.read_text(encoding="utf-8"))
-    model = diffuseg.load("mini", device="cpu")
+    model = diffuseg.load(told["model"]["name"], device="cpu")
     method = find_method(told["method"])
     if report.stem.endswith("-plain"):
         method = replace(method, edges=0)  # as in the papers, whatever the preset says

@@ -49,6 +49,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sd-xl", "sdxl"),
         ("stable-diffusion-xl-base-1.0", "sdxl"),
         ("mini-svd", "mini-svd"),
+        ("mini-seg", "mini-seg"),
     ],
 )
 def test_names_are_known_in_every_usual_spelling(spelling, name):

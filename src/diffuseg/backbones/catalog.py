@@ -149,6 +149,17 @@ _ROWS = (
         about="embedded miniature of Stable Video Diffusion, of videos of Scenes",
         video=True,
     ),
+    KnownModel(
+        name="mini-seg",
+        ids=(),
+        licence="Apache-2.0",
+        size=256,
+        prediction="v_prediction",
+        gigabytes=(0.0, 0.0),
+        about="embedded: mini fine-tuned to denoise masks of Scenes; for segdiffusion only",
+        masks=True,
+        base="mini",
+    ),
 )
 KNOWN: dict[str, KnownModel] = {row.name: row for row in _ROWS}
 
