@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
@@ -50,6 +51,13 @@ def tiny_unet():
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=4,
         cross_attention_dim=12,
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """What accelerate holds for the whole process; other trainings want it otherwise."""
+    yield
+    AcceleratorState._reset_state()
 
 
 def build(recipe, *, levels=None, shown=None):

@@ -27,6 +27,7 @@ from diffuseg.train.data import (
 from diffuseg.train.denoiser import Denoiser, Latents, tokenize, train_phase
 from diffuseg.train.grounding import find_words, read_tiles
 from diffuseg.train.log import TrainLog
+from diffuseg.train.processes import accelerated
 from diffuseg.train.recipe import MiniRecipe
 from diffuseg.train.vae import encode_pictures, train_vae
 from diffuseg.train.work import Meter, load_vae, require_stage, save_vae
@@ -69,13 +70,14 @@ def train_mini(
         raise InputError(
             f"the stage must be one of {', '.join(STAGES)} or all", got=stage, remedy="name one"
         )
-    with flush_denormals():
+    cpu = device == "cpu"
+    with flush_denormals(), accelerated(cpu=cpu, precision="bf16") as accelerator:
         _run_stages(
             out,
             work,
             stage=stage,
             recipe=recipe or MiniRecipe(),
-            device=device,
+            accelerator=accelerator,
             workers=workers,
             meter=meter,
         )
@@ -102,11 +104,10 @@ def _run_stages(
     *,
     stage: str,
     recipe: MiniRecipe,
-    device: str | None,
+    accelerator: Accelerator,
     workers: int,
     meter: Meter,
 ) -> None:
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16")
     journal = TrainLog(work / "log.jsonl")
     wanted = STAGES if stage == "all" else (stage,)
     if "render" in wanted and accelerator.is_main_process:

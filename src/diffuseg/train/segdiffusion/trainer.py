@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from accelerate import Accelerator
 
 from diffuseg.backbones.sd import StableDiffusion
 from diffuseg.errors import InputError
@@ -19,6 +18,7 @@ from diffuseg.files import atomic_path
 from diffuseg.train.folder import check_output
 from diffuseg.train.log import TrainLog
 from diffuseg.train.mini import flush_denormals
+from diffuseg.train.processes import accelerated
 from diffuseg.train.segdiffusion.exporting import Trained, export_adapter, export_whole
 from diffuseg.train.segdiffusion.lora import updates_at
 from diffuseg.train.segdiffusion.pictures import LabelledPictures
@@ -106,18 +106,18 @@ def fine_tune(
     state = work / LATEST
     if state.is_file():
         check_same_run(read_facts(state), facts, state)
-    accelerator = Accelerator(cpu=running.cpu)
-    # The recipe says how precise the arithmetic is, not the launcher.
-    accelerator.native_amp = False
-    parts, each = count_parts(recipe.images, running.per_device, accelerator.num_processes)
-    facts = replace(facts, parts=(accelerator.num_processes, parts, each))
-    run = prepare_run(model, pictures, work, recipe, accelerator, begun, running, facts, meter)
-    checks = prepare_checks(pictures, validation, recipe, running)
-    with flush_denormals():
-        facts = _learn(run, facts, checks, running, work, meter)
-    if facts.step == recipe.steps and accelerator.is_main_process:
-        _export(run, facts, running, work, out, pictures)
-    accelerator.wait_for_everyone()
+    with accelerated(cpu=running.cpu) as accelerator:
+        # The recipe says how precise the arithmetic is, not the launcher.
+        accelerator.native_amp = False
+        parts, each = count_parts(recipe.images, running.per_device, accelerator.num_processes)
+        facts = replace(facts, parts=(accelerator.num_processes, parts, each))
+        run = prepare_run(model, pictures, work, recipe, accelerator, begun, running, facts, meter)
+        checks = prepare_checks(pictures, validation, recipe, running)
+        with flush_denormals():
+            facts = _learn(run, facts, checks, running, work, meter)
+        if facts.step == recipe.steps and accelerator.is_main_process:
+            _export(run, facts, running, work, out, pictures)
+        accelerator.wait_for_everyone()
     return facts
 
 
