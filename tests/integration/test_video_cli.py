@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from diffuseg.cli import app
 from diffuseg.errors import InputError
-from diffuseg.eval.video_datasets import SceneClips
+from diffuseg.eval.video_datasets import SceneClips, open_video_dataset
 from diffuseg.eval.video_runner import evaluate_video
 from diffuseg.methods.vidseg import VidSeg
 from diffuseg.video.journal import VideoRun
@@ -19,6 +19,7 @@ from diffuseg.video.reading import open_video
 from diffuseg.video.running import read_outputs, segment_file
 from diffuseg.video.segmenter import open_video_segmenter, segment_video
 from diffuseg.world import Clips
+from diffuseg.world.layouts import write_davis
 from support.linear import LinearDiffusion, shapes
 from support.videos import read_back, write_clip
 
@@ -134,6 +135,41 @@ def test_videos_are_scored_and_a_run_goes_on(tmp_path):
     assert again.per_video == {data[0].id: found.per_video[data[0].id]}
     assert json.loads((tmp_path / "report.json").read_text())["n_videos"] == 1
     assert "| J&F |" in (tmp_path / "report.md").read_text()
+
+
+def score(data, report):
+    settings, model = VidSeg(clusters=4, starts=1, modulate=False), LinearDiffusion(scale=2)
+    return evaluate_video(data, settings=settings, model=model, report=report).per_video
+
+
+def test_clips_of_another_seed_or_size_are_scored_anew(tmp_path):
+    first = SceneClips(n=1, frames=3, hw=(64, 64))
+    score(first, tmp_path)
+    for other in (
+        SceneClips(n=1, frames=3, hw=(64, 64), seed=2),
+        SceneClips(n=1, frames=3, hw=(64, 96), seed=2),
+    ):
+        assert score(other, tmp_path) == score(other, None)
+    kept = (tmp_path / "videos.jsonl").read_text().splitlines()
+    assert [json.loads(row).get("id") for row in kept] == [None, "test-2-0"]
+
+
+def test_files_of_another_folder_are_scored_anew(tmp_path):
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for seed, root in enumerate(roots):
+        write_davis(Clips("val", seed, (64, 64), frames=3), root, 1)
+        # One name in both: only what the files hold tells them apart.
+        for kind in ("JPEGImages", "Annotations"):
+            next((root / kind / "480p").iterdir()).rename(root / kind / "480p" / "street")
+        (root / "ImageSets/2017/val.txt").write_text("street\n")
+    first, other = (open_video_dataset("davis2017", root) for root in roots)
+    report, done = tmp_path / "report", score(first, None)
+    assert score(first, report) == done != score(other, None)
+    assert score(other, report) == score(other, None)
+    moved = roots[1].rename(tmp_path / "moved")
+    before = (report / "videos.jsonl").read_bytes()
+    score(open_video_dataset("davis2017", moved), report)
+    assert (report / "videos.jsonl").read_bytes() == before  # seconds and all: not done again
 
 
 def test_scores_from_the_command_line():

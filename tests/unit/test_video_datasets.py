@@ -1,6 +1,7 @@
 """Video data sets read from tiny folders laid out exactly as the releases are."""
 
 import json
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -124,6 +125,19 @@ def test_every_set_is_one(opened):
         opened[len(opened)]
 
 
+@pytest.mark.parametrize("name", VIDEO_DATASETS)
+def test_a_fingerprint_is_of_the_files(name, tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    MAKERS[name](first)
+    held = open_video_dataset(name, first).fingerprint
+    shutil.copytree(first, second)
+    moved = open_video_dataset(name, second)
+    assert moved.fingerprint == held
+    changed = moved.clips[0].pictures[-1]
+    changed.write_bytes(changed.read_bytes() + b"more")
+    assert moved.fingerprint != held
+
+
 def first_rows(sample, frame=0):
     truth = sample.truth[frame]
     return None if truth is None else truth[:4, 0].tolist()
@@ -199,6 +213,11 @@ def test_scenes():
     assert sample.instances is not None
     assert np.array_equal(sample.instances[2], clip.instances[2])
     assert (len(data), sample.fps, sample.anchor) == (2, Fraction(clip.fps), 0)
+    # How many clips there are changes none of them; anything else does.
+    more = SceneClips(n=3, frames=4, hw=(64, 64), seed=2)
+    assert (more.seed, more.fingerprint) == (2, data.fingerprint)
+    assert SceneClips(frames=5, hw=(64, 64)).fingerprint != data.fingerprint
+    assert SceneClips(frames=4, hw=(64, 96)).fingerprint != data.fingerprint
     metrics = VideoMetrics(len(data.classes))
     metrics.update(sample.id, zip(sample.truth, sample.truth, strict=True))
     assert metrics.miou() == 1

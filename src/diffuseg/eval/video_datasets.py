@@ -77,6 +77,9 @@ class VideoSample:
 class VideoDataset(Protocol):
     """Videos in a fixed order. Structural, like `Dataset`.
 
+    One whose name and split leave open which videos it has also has a `seed` or a `fingerprint`:
+    a run that was stopped goes on only with the same.
+
     Attributes:
         name: As users type it.
         split: Which part.
@@ -134,7 +137,10 @@ class SceneClips:
             raise InputError("the number of clips must be at least 1", got=n, remedy="use 20")
         self._clips = Clips(split, seed, hw, frames=frames)
         self._n = n
+        self.seed = seed
         self.split = split
+        # Not how many: the first of more clips are the same ones.
+        self.fingerprint = f"{frames} frames of {hw[0]}x{hw[1]}"
         self.classes: tuple[str, ...] = tuple(CLASSES)
 
     def __len__(self) -> int:

@@ -6,7 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,13 @@ import numpy as np
 from diffuseg.api import find_model
 from diffuseg.errors import InputError
 from diffuseg.eval.metrics import AVERAGES, ConfusionMatrix
-from diffuseg.eval.protocols import VIDEO_PROTOCOLS, oracle_line
-from diffuseg.eval.report import percent, plain_values, table_lines, weights_line, write_report
-from diffuseg.eval.runner import hardware_of, identify, peak_memory, versions
+from diffuseg.eval.protocols import VIDEO_PROTOCOLS
+from diffuseg.eval.report import plain_values, write_report
+from diffuseg.eval.runner import hardware_of, identify, peak_memory
 from diffuseg.eval.video_datasets import VOID, Lazy, SceneClips, VideoDataset, VideoSample
 from diffuseg.eval.video_metrics import LENGTHS, Consistency
 from diffuseg.eval.video_objects import ObjectScores, score_objects, summarise
+from diffuseg.eval.video_report import VideoReport
 from diffuseg.journal import extend_journal, read_journal, write_journal
 from diffuseg.labelmaps import IGNORE
 from diffuseg.methods.vidseg import VidSeg
@@ -32,95 +34,6 @@ _MINIATURE = (
     "the model is a miniature that has seen nothing but drawn scenes: this is what it can do "
     "elsewhere, and says nothing about the method with real weights"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoReport:
-    """The figures of one run and how they came about.
-
-    Attributes:
-        dataset: Name of the data set, with `split`.
-        n_videos: Videos scored, with `n_frames`.
-        metrics: miou, and by every rule of averaging; mvc8, mvc16; j, f, j_and_f where there are
-            objects.
-        per_class: IoU of every class; None where it occurs nowhere.
-        per_video: J&F, or else mIoU, of every video.
-        protocol: In words, what the method was told.
-        given: The same in one word.
-        oracles: What it knew of the truth it was scored on, see `protocols.ORACLES`.
-        uses_gt_first_frame: Whether it was told the truth of a frame.
-        average: Which classes the mean is over, see `ConfusionMatrix.miou`.
-        notes: What has to be known beside the figures.
-        method: Its name, with `parameters`.
-        model: Name, source and checksum.
-        versions: Of everything that computes.
-        seconds_per_frame: Mean, without reading of frames.
-        hardware: Where it ran.
-        peak_memory_mb: Of the whole process.
-    """
-
-    dataset: str
-    split: str
-    n_videos: int
-    n_frames: int
-    metrics: Mapping[str, float]
-    per_class: Mapping[str, float | None]
-    per_video: Mapping[str, float]
-    protocol: str
-    method: str
-    parameters: Mapping[str, object]
-    model: Mapping[str, object]
-    given: str = "anchor"
-    oracles: tuple[str, ...] = ("first-frame",)
-    uses_gt_first_frame: bool = True
-    average: str = "gt_present"
-    notes: tuple[str, ...] = ()
-    versions: Mapping[str, str] = field(default_factory=versions)
-    seconds_per_frame: float = math.nan
-    hardware: Mapping[str, object] = field(default_factory=dict)
-    peak_memory_mb: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(plain_values(asdict(self)), indent=2, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """Return the report as a page to read."""
-        shown = {"miou": "mIoU", "mvc8": "mVC8", "mvc16": "mVC16", "j": "J", "f": "F"}
-        shown["j_and_f"] = "J&F"
-        rows = [(shown[k], percent(v)) for k, v in self.metrics.items() if k in shown]
-        rules = [
-            f"`{one}` {percent(self.metrics[f'miou_{one}'])}"
-            for one in AVERAGES
-            if f"miou_{one}" in self.metrics
-        ]
-        classes = [(name, percent(one)) for name, one in self.per_class.items() if one is not None]
-        videos = [(name, percent(one)) for name, one in self.per_video.items()]
-        return "\n".join(
-            [
-                f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}: "
-                f"{self.n_videos} videos, {self.n_frames} frames",
-                "",
-                *table_lines(("figure", "value"), rows),
-                "",
-                f"- Protocol: {self.protocol}.",
-                f"- {oracle_line(self.oracles)}",
-                *([f"- mIoU by rule: {', '.join(rules)}."] if rules else []),
-                *(f"- Note: {one}." for one in self.notes),
-                f"- Model: {weights_line(self.model)}.",
-                "- Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
-                "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
-                "- Hardware: " + ", ".join(f"{k} {v}" for k, v in self.hardware.items()) + ".",
-                f"- {self.seconds_per_frame:.3f} seconds a frame"
-                + "".join(f"; {v:.0f} MB ({k})" for k, v in self.peak_memory_mb.items())
-                + ".",
-                "",
-                *table_lines(("class", "IoU"), classes),
-                "",
-                *table_lines(("video", "J&F" if "j" in self.metrics else "mIoU"), videos),
-                "",
-            ]
-        )
 
 
 def evaluate_video(
@@ -148,7 +61,8 @@ def evaluate_video(
         given: "anchor": the truth of a frame; of Scenes its classes and things apart. "classes":
             their names.
         report: A folder for `report.json`, `report.md` and the state of the run: called again with
-            the same settings, it goes on with the video it was at.
+            the same settings and data, it goes on with the video it was at; with others it starts
+            anew.
         progress: Called with (done, all) after every video.
         options: Further ones of `open_video_segmenter`, such as `namer`.
 
@@ -175,9 +89,7 @@ def evaluate_video(
     parameters = plain_values(asdict(probe.settings))
     total = len(data) if limit is None else min(limit, len(data))
     identity = identify(held)
-    told = [data.name, data.split, data.classes, frames, given, method, parameters, identity]
-    text = json.dumps([told, repr(options)], sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()
+    key = _key(data, [frames, given, method, parameters, identity, repr(options)])
     folder = None if report is None else Path(report)
     rows = _resumed(folder, key)
     for number in range(total):
@@ -208,6 +120,14 @@ def _open(dataset: str | VideoDataset, limit: int | None, frames: int | None) ->
             remedy=f'pass open_video_dataset("{dataset}", FOLDER), or "scenes"',
         )
     return SceneClips(n=limit or 20, frames=frames or 28)
+
+
+def _key(data: VideoDataset, told: list[object]) -> str:
+    """A hash of all that the counts of a video depend on, the data set's pictures among it."""
+    files = [getattr(data, name, None) for name in ("seed", "fingerprint")]
+    held = [data.name, data.split, data.classes, data.ignore, *files, *told]
+    text = json.dumps([*held, metadata.version("diffuseg")], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _resumed(folder: Path | None, key: str) -> list[dict[str, Any]]:
