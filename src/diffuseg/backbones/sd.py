@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffuseg.backbones.catalog import KNOWN
+from diffuseg.backbones.latents import latent_units
 from diffuseg.backbones.protocols import OnStep, Prediction, TextEmbedding, Weights
 from diffuseg.backbones.sampling import build_scheduler, spread_seeds, step_options
 from diffuseg.backbones.text import (
@@ -122,7 +123,7 @@ class StableDiffusion:
             latents = torch.cat([one.mean for one in posteriors])
             if noise is not None:
                 latents = latents + torch.cat([one.std for one in posteriors]) * noise.to(latents)
-            shift, factor = self._latent_units()
+            shift, factor = latent_units(self.vae)
             return ((latents - shift) * factor).to(self.dtype)
 
     def decode(
@@ -130,23 +131,13 @@ class StableDiffusion:
     ) -> Float[Tensor, "b 3 H W"]:
         """Latents to pixels in [0, 1], single precision."""
         with _graph_if_asked(latents):
-            shift, factor = self._latent_units()
+            shift, factor = latent_units(self.vae)
             inner = latents.to(self.vae.device, self.vae.dtype) / factor + shift
             parts = [
                 self.vae.decode(cast(torch.FloatTensor, part), return_dict=False)[0]
                 for part in inner.split(max_batch)
             ]
             return (torch.cat(parts).float() * 0.5 + 0.5).clamp(0, 1)
-
-    def _latent_units(self) -> tuple[Tensor | float, Tensor | float]:
-        """Offset and factor between the autoencoder's latents and the U-Net's."""
-        config = self.vae.config
-        mean, deviation = config.get("latents_mean"), config.get("latents_std")
-        if mean is None or deviation is None:
-            return config.get("shift_factor") or 0.0, config["scaling_factor"]
-        like = {"device": self.vae.device, "dtype": self.vae.dtype}
-        offset = torch.tensor(mean, **like).view(1, -1, 1, 1)
-        return offset, config["scaling_factor"] / torch.tensor(deviation, **like).view(1, -1, 1, 1)
 
     def embed(
         self, prompts: str | Sequence[str], *, weights: Weights | None = None

@@ -26,7 +26,9 @@ from diffuseg.errors import InputError
 VideoMethodOption = Annotated[
     str | None, typer.Option("--method", help="vidseg, or emerdiff: every frame by itself.")
 ]
-
+NamerOption = Annotated[
+    str | None, typer.Option(help="Method of images that finds the words: attend, iseg, …")
+]
 NamerModelOption = Annotated[
     str | None, typer.Option(help="The model it runs on, where --model reads no words.")
 ]
@@ -51,9 +53,7 @@ def video(
         int | None, typer.Option("--frame", help="Which frame words are looked for in.")
     ] = None,
     clusters: Annotated[int | None, typer.Option(help="Parts without names; so many.")] = None,
-    namer: Annotated[
-        str | None, typer.Option(help="Method of images that finds the words: attend, iseg, …")
-    ] = None,
+    namer: NamerOption = None,
     namer_model: NamerModelOption = None,
     class_filter: FilterOption = None,
     filter_settings: FilterSetOption = None,
@@ -110,9 +110,7 @@ def evaluate_video(
     told: Annotated[
         str | None, typer.Option("--given", help="Of the truth: anchor, or classes.")
     ] = None,
-    namer: Annotated[
-        str | None, typer.Option(help="Method of images that finds the words: attend, iseg, …")
-    ] = None,
+    namer: NamerOption = None,
     namer_model: NamerModelOption = None,
     method: VideoMethodOption = None,
     model: ModelOption = None,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffuseg.backbones.latents import latent_units
 from diffuseg.methods.segdiffusion.codec import mean_channel
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def encode_pixels(
     """
     parts = pixels.to(vae.device, vae.dtype).split(max_batch)
     modes = torch.cat([vae.encode(part, return_dict=False)[0].mode() for part in parts])
-    shift, factor = _units(vae)
+    shift, factor = latent_units(vae)
     return (modes.float() - shift) * factor
 
 
@@ -51,15 +52,10 @@ def decode_channel(
         >>> decode_channel(model.vae, latents).shape  # doctest: +SKIP
         torch.Size([2, 256, 256])
     """
-    shift, factor = _units(vae)
+    shift, factor = latent_units(vae)
     inner = (latents.float().to(vae.device) / factor + shift).to(vae.dtype)
     parts = [
         mean_channel(vae.decode(cast(torch.FloatTensor, part), return_dict=False)[0])
         for part in inner.split(max_batch)
     ]
     return torch.cat(parts)
-
-
-def _units(vae: AutoencoderKL) -> tuple[float, float]:
-    """Offset and factor between the autoencoder's latents and the U-Net's."""
-    return vae.config.get("shift_factor") or 0.0, vae.config["scaling_factor"]
