@@ -33,8 +33,9 @@ from diffuseg.methods.segdiffusion.noise import start_noise
 from diffuseg.methods.segdiffusion.sampling import denoise_masks
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
 from diffuseg.segdiffusion.levels import mask_scheduler, noise_levels
+from diffuseg.segdiffusion.opening import open_segmenter
 from diffuseg.segdiffusion.pictures import View, padded_pixels
-from diffuseg.segdiffusion.segmenter import MaskSegmenter, open_segmenter
+from diffuseg.segdiffusion.segmenter import MaskSegmenter
 from diffuseg.segdiffusion.surgery import widen_conv_in
 from diffuseg.train.segdiffusion.batches import MaskBatch
 from diffuseg.train.segdiffusion.lora import add_updates

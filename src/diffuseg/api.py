@@ -187,7 +187,7 @@ def _for_masks(
     keep_scores: bool,
     others: Mapping[str, object],
 ) -> Segmenter:
-    from diffuseg.segdiffusion.segmenter import open_segmenter
+    from diffuseg.segdiffusion.opening import open_segmenter
 
     for name, value in others.items():
         if value is not None:

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from diffuseg.backbones import KNOWN, Diffusion, Features, VideoDiffusion, load, load_vit
+from diffuseg.backbones import (
+    KNOWN,
+    Diffusion,
+    Features,
+    StableDiffusion,
+    VideoDiffusion,
+    load,
+    load_vit,
+)
 from diffuseg.backbones.captioner import load_captioner
 from diffuseg.backbones.catalog import lookup
 from diffuseg.backbones.clip import Clip, load_clip
@@ -29,10 +37,11 @@ VIT = "facebook/dino-vitb8"
 MASKS = "mini-seg"
 """What denoises masks where no such model is named."""
 
-Kind = Literal["diffusion", "vit", "captioner", "clip"]
+Kind = Literal["diffusion", "base", "vit", "captioner", "clip"]
 
 _LOADERS: dict[str, Callable[..., Any]] = {
     "diffusion": load,
+    "base": load,
     "vit": load_vit,
     "captioner": load_captioner,
     "clip": load_clip,
@@ -210,6 +219,27 @@ def find_vit(vit: object, model: object, *, offline: bool | None = None) -> Feat
     named = _own_companion("vit", model) or VIT if vit is None else vit
     device = str(getattr(model, "device", "cpu"))
     return find_model(named, backbone="vit", device=device, offline=offline)
+
+
+def find_base(model: StableDiffusion) -> StableDiffusion:
+    """Return the model that an adapter changes, as it was, on the adapter's device.
+
+    Args:
+        model: Loaded from an adapter's folder.
+
+    Raises:
+        InputError: It is none, or its base is not what it was.
+        WeightsError: The weights of its base are not to be had.
+    """
+    if model.base is None:
+        raise InputError(
+            "the attention of a base model takes an adapter, which says what it was made from",
+            got=f"{model_name(model)}, a whole model",
+            remedy="leave attention out, or train with weights=lora",
+        )
+    name = "mini" if model.base == "embedded" else model.base
+    _check_name(name, "diffusion")
+    return loaded.get(name, kind="base", device=str(model.device))
 
 
 def _own_companion(part: str, model: object) -> str | None:

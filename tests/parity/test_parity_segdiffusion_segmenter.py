@@ -14,7 +14,7 @@ from diffuseg.backbones import TextEmbedding, load
 from diffuseg.methods import SegDiffusion
 from diffuseg.segdiffusion import segmenter as room
 from diffuseg.segdiffusion.levels import noise_levels
-from diffuseg.segdiffusion.segmenter import open_segmenter
+from diffuseg.segdiffusion.opening import open_segmenter
 from support import folders
 
 CLOSE = 5e-5

@@ -24,8 +24,8 @@ from diffuseg.methods.segdiffusion.schedule import one_step_latents
 from diffuseg.result import Segmentation
 from diffuseg.segdiffusion import segmenter as room
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
+from diffuseg.segdiffusion.opening import open_segmenter
 from diffuseg.segdiffusion.pictures import fitted_hw, padded_pixels, picture_key
-from diffuseg.segdiffusion.segmenter import open_segmenter
 from support import adapters, folders
 from support.refusal import refused
 
@@ -340,14 +340,3 @@ def test_what_is_refused(root, model):
     closed = replace(model, vocabulary=("a", "photo", "of", "cat"))
     with pytest.raises(InputError, match="knows only these words"):
         open_segmenter(closed, QUICK, "cat, sofa")
-
-
-def test_names_without_masks_are_given_a_bonus(model):
-    plain = scored(model)(picture()).scores
-    more = replace(QUICK, learned=("cat", "tree"), bonus=0.25)
-    close(scored(model, more)(picture()).scores, plain + np.float32([0, 0.25, 0])[:, None, None])
-    everything = replace(more, learned=NAMES)
-    close(scored(model, everything)(picture()).scores, plain)
-    close(scored(model, replace(QUICK, bonus=0.25))(picture()).scores, plain)
-    with pytest.raises(InputError, match="bonus"):
-        replace(QUICK, bonus=-0.1)

@@ -115,6 +115,40 @@ class Attend:
         Raises:
             InputError: The record lacks the classes or a layer, level or head asked for.
         """
+        maps, names = self.class_maps(record)
+        chosen = self._filled(recorded_preset(record, "attend"))
+
+        # A constant score for the background
+        if chosen.background == "threshold":
+            maps = torch.cat([torch.full_like(maps[:1], chosen.threshold), maps])
+            names = (BACKGROUND, *names)
+
+        # The best class of each pixel of the user's image
+        hw = record.header.image_hw or record.header.input_hw or (maps.shape[1], maps.shape[2])
+        labels, planes = best_class(maps, hw, keep=scores)
+        return Segmentation(
+            labels=labels,
+            names=names,
+            scores=planes,
+            provenance=Provenance(
+                model=record.header.model,
+                method="attend",
+                parameters=asdict(chosen),
+                seed=record.header.seed,
+                image_hw=record.header.image_hw,
+                working_hw=record.header.input_hw,
+            ),
+        )
+
+    def class_maps(self, record: AttentionRecord) -> tuple[Float[Tensor, "k h w"], tuple[str, ...]]:
+        """Return one map a class on the finest grid used, before any background, and the names.
+
+        Args:
+            record: As for the method itself.
+
+        Raises:
+            InputError: The record lacks the classes or a layer, level or head asked for.
+        """
         chosen = self._filled(recorded_preset(record, "attend"))
         names = _names_of(record, chosen)
 
@@ -141,28 +175,7 @@ class Attend:
         # 4. Make classes comparable
         maps = _normalised(maps, given(chosen.normalise), chosen.temperature)
         maps = follow_edges(record, maps, given(chosen.edges))
-
-        # 5. A constant score for the background
-        if chosen.background == "threshold":
-            maps = torch.cat([torch.full_like(maps[:1], chosen.threshold), maps])
-            names = (BACKGROUND, *names)
-
-        # 6. The best class of each pixel of the user's image
-        hw = record.header.image_hw or record.header.input_hw or finest
-        labels, planes = best_class(maps, hw, keep=scores)
-        return Segmentation(
-            labels=labels,
-            names=names,
-            scores=planes,
-            provenance=Provenance(
-                model=record.header.model,
-                method="attend",
-                parameters=asdict(chosen),
-                seed=record.header.seed,
-                image_hw=record.header.image_hw,
-                working_hw=record.header.input_hw,
-            ),
-        )
+        return maps, names
 
     def _filled(self, preset: Mapping[str, object]) -> "Attend":
         """This method with nothing left open but what means "all"."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg.image import Image, to_tensor
+from diffuseg.prompts import ClassName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,7 +21,7 @@ class View:
         key: What tells its pixels from those of others.
         hw: The size it is brought to.
         padded: The size the model sees, in whole latent cells.
-        names: Of the classes.
+        classes: What is asked for.
         prompts: The texts, those of a class after each other.
         owners: The class of every text.
     """
@@ -29,9 +30,14 @@ class View:
     key: str
     hw: tuple[int, int]
     padded: tuple[int, int]
-    names: tuple[str, ...]
+    classes: tuple[ClassName, ...]
     prompts: tuple[str, ...]
     owners: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes."""
+        return tuple(one.name for one in self.classes)
 
 
 def fitted_hw(hw: tuple[int, int], side: int) -> tuple[int, int]:

@@ -5,7 +5,6 @@ pictures, and masks are denoised together whatever picture, class and run they a
 are done, sums and the highest so far are all that is kept.
 """
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffuseg import ops
 from diffuseg.asking import Words
 from diffuseg.attention import AttentionRecord
-from diffuseg.backbones import StableDiffusion, TextEmbedding
+from diffuseg.backbones import TextEmbedding
 from diffuseg.errors import InputError
 from diffuseg.image import read_image
+from diffuseg.methods.attend import Attend
 from diffuseg.methods.segdiffusion import SegDiffusion
 from diffuseg.methods.segdiffusion.codec import mask_shares
 from diffuseg.methods.segdiffusion.ensemble import (
@@ -33,18 +34,15 @@ from diffuseg.methods.segdiffusion.ensemble import (
 )
 from diffuseg.methods.segdiffusion.noise import start_noise
 from diffuseg.methods.segdiffusion.sampling import denoise_masks
-from diffuseg.methods.segdiffusion.schedule import Schedule, ddim_schedule, one_step_latents
+from diffuseg.methods.segdiffusion.schedule import Schedule, one_step_latents
 from diffuseg.methods.settings import given
-from diffuseg.models import find_model, model_name
+from diffuseg.models import model_name
 from diffuseg.prompts import ClassName, parse_classes
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
-from diffuseg.segdiffusion.levels import noise_levels
 from diffuseg.segdiffusion.pictures import View, fitted_hw, padded_pixels, picture_key
 from diffuseg.segmenter import Segmenter
-
-log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 """Name of what is none of the classes."""
@@ -59,14 +57,16 @@ _CODED = 4
 class MaskSegmenter(Segmenter):
     """A model that denoises masks, with settings: an image in, a segmentation out.
 
-    Made by `open_segmenter`, or by `build_segmenter` for the method "segdiffusion".
+    Made by `opening.open_segmenter`, or by `build_segmenter` for the method "segdiffusion".
 
     Attributes:
         schedule: The steps from noise to a mask.
+        attending: Looks for the classes with the base model's attention; None: that has no share.
         texts: Prompts the model has read; shared by copies.
     """
 
     schedule: Schedule
+    attending: Segmenter | None = None
     texts: "OrderedDict[str, TextEmbedding]" = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
@@ -107,6 +107,8 @@ class MaskSegmenter(Segmenter):
         """
         _, prompts, _ = self._prompts(self.classes)
         self._read(prompts)
+        if self.attending is not None:
+            replace(self.attending, classes=self.classes).check()
 
     def capture(
         self,
@@ -154,14 +156,14 @@ class MaskSegmenter(Segmenter):
         for image, one in zip(held, asked, strict=True):
             hw = fitted_hw(image.hw, given(self.settings.side))
             scale = self.model.scale
-            names, prompts, owners = self._prompts(one)
+            known, prompts, owners = self._prompts(one)
             views.append(
                 View(
                     image=image,
                     key=picture_key(image),
                     hw=hw,
                     padded=(-(-hw[0] // scale) * scale, -(-hw[1] // scale) * scale),
-                    names=names,
+                    classes=known,
                     prompts=prompts,
                     owners=owners,
                 )
@@ -185,8 +187,12 @@ class MaskSegmenter(Segmenter):
         clock["text"] = time.perf_counter() - start
         latents = self._encode(views)
         clock["encode"] = time.perf_counter() - start - clock["text"]
+        attended = [self._attend(view) for view in views]
+        if self.attending is not None:
+            clock["attend"] = time.perf_counter() - start - sum(clock.values())
         shares = self._shares(views, latents, read, clock)
-        found = [self._label(view, shares) for view in views]
+        pairs = zip(views, attended, strict=True)
+        found = [self._label(view, shares, maps) for view, maps in pairs]
         clock["label"] = time.perf_counter() - start - sum(clock.values())
         spent = {**(seconds or {}), **{name: one / len(views) for name, one in clock.items()}}
         rounded = {name: round(one, 6) for name, one in spent.items()}
@@ -205,14 +211,14 @@ class MaskSegmenter(Segmenter):
 
     def _prompts(
         self, classes: tuple[ClassName, ...] | None
-    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-        """Names, and what is asked for with the class of each."""
+    ) -> tuple[tuple[ClassName, ...], tuple[str, ...], tuple[int, ...]]:
+        """Classes, and what is asked for with the class of each."""
         if not classes:
             raise InputError(
                 "Seg-diffusion must be told classes", got="none", remedy='name some: "car, tree"'
             )
-        method, names = self.settings, tuple(one.name for one in classes)
-        if method.background != "none" and BACKGROUND in names:
+        method = self.settings
+        if method.background != "none" and BACKGROUND in [one.name for one in classes]:
             raise InputError(
                 "the background is either a class of yours or where no class is likely",
                 got=f"the class {BACKGROUND!r} and background={method.background!r}",
@@ -223,7 +229,7 @@ class MaskSegmenter(Segmenter):
         self.model.check_words([word for _, word in asked])
         template = given(method.template)
         prompts = tuple(template.replace("{}", word) for _, word in asked)
-        return names, prompts, tuple(number for number, _ in asked)
+        return classes, prompts, tuple(number for number, _ in asked)
 
     def _read(self, prompts: Iterable[str]) -> Mapping[str, TextEmbedding]:
         """Prompts as the model reads them; each is read once as long as it is kept."""
@@ -246,6 +252,14 @@ class MaskSegmenter(Segmenter):
             pixels = torch.cat([padded_pixels(one.image, one.hw, one.padded) for one in some])
             parts.append(encode_pixels(self.model.vae, pixels * 2 - 1, max_batch=_CODED))
         return torch.cat(parts).to(self.model.device)
+
+    def _attend(self, view: View) -> Float[Tensor, "k h w"] | None:
+        """A map a class, as far as the base model's attention says."""
+        if self.attending is None or not isinstance(self.attending.method, Attend):
+            return None
+        words = [one.words for one in view.classes]
+        maps, names = self.attending.method.class_maps(self.attending.capture(view.image, words))
+        return maps[[names.index(name) for name in view.names]]
 
     def _shares(
         self,
@@ -315,12 +329,18 @@ class MaskSegmenter(Segmenter):
     ) -> Float[Tensor, "r c2 h w"]:
         return self.model.denoise(x, timestep, text)
 
-    def _label(self, view: View, shares: Iterator[Float[Tensor, "h w"]]) -> Segmentation:
+    def _label(
+        self,
+        view: View,
+        shares: Iterator[Float[Tensor, "h w"]],
+        attended: Float[Tensor, "k h w"] | None,
+    ) -> Segmentation:
         method, size = self.settings, view.image.hw
         background = method.background or "threshold"
         spread = Spread(size)
+        planes = pool_names(self._pooled(view, shares, spread), view.owners)
         labels, scores = label_classes(
-            pool_names(self._pooled(view, shares, spread), view.owners),
+            planes if attended is None else self._blended(view, planes, attended),
             size,
             background=background,
             threshold=given(method.threshold),
@@ -347,7 +367,7 @@ class MaskSegmenter(Segmenter):
     ) -> Iterator[Float[Tensor, "h w"]]:
         """Yield the mask of one name after the other, its runs pooled."""
         method = self.settings
-        for owner in view.owners:
+        for _ in view.owners:
             runs = islice(shares, given(method.runs))
             if method.reduction == "mean":
                 moments = Moments()
@@ -357,64 +377,18 @@ class MaskSegmenter(Segmenter):
             else:
                 pooled = pool_runs(torch.stack(list(runs)), given(method.reduction))
             spread.add(pooled)
-            new = method.learned is not None and view.names[owner] not in method.learned
-            yield pooled.share + given(method.bonus) if new else pooled.share
+            yield pooled.share
 
-
-def open_segmenter(
-    model: object = None,
-    settings: SegDiffusion | None = None,
-    classes: object = None,
-    *,
-    keep_scores: bool = False,
-) -> MaskSegmenter:
-    """Return a callable that segments images by denoising masks, everything checked beforehand.
-
-    Args:
-        model: A name, hub id or folder, or a loaded model, of those that denoise masks. None: the
-            embedded one.
-        settings: Of the method; what is left open is as the model's preset says.
-        classes: What to look for: "car, tree", or a list. None: every call names its own.
-        keep_scores: Whether results carry the mask of every class before the decision.
-
-    Raises:
-        InputError: No such model or class, or the settings do not go with the model.
-        WeightsError: The model's weights are not to be had.
-
-    Example:
-        >>> find = open_segmenter("mini-seg", classes="ball, grass")  # doctest: +SKIP
-        >>> find("ball.png").names  # doctest: +SKIP
-        ('background', 'ball', 'grass')
-    """
-    held: StableDiffusion = find_model(model, backbone="masks")
-    method = (settings or SegDiffusion()).ready(held.preset.get("segdiffusion"))
-    method = replace(method, side=method.side or held.size)
-    levels = noise_levels(held.scheduler)
-    if method.start == "zeros" and levels.prediction == "epsilon":
-        raise InputError(
-            "a model must predict velocities to segment from zeros",
-            got=f"{model_name(held)}, which predicts noise",
-            remedy='leave start out, and profile="one-step", which sets it',
-        )
-    own = held.scheduler.get("timestep_spacing", "leading")
-    if own != "trailing":
-        log.warning(
-            "%s comes with %s timesteps, of which few never see the noisiest; %s ones are used",
-            *(model_name(held), own, method.spacing),
-        )
-    schedule = ddim_schedule(
-        levels,
-        given(method.steps),
-        spacing=given(method.spacing),
-        offset=int(str(held.scheduler.get("steps_offset", 1))),
-    )
-    segmenter = MaskSegmenter(
-        model=held,
-        method=method,
-        classes=None if classes is None else parse_classes(classes),
-        keep_scores=keep_scores,
-        schedule=schedule,
-    )
-    if segmenter.classes is not None:
-        segmenter.check()
-    return segmenter
+    def _blended(
+        self,
+        view: View,
+        planes: Iterator[Float[Tensor, "h w"]],
+        attended: Float[Tensor, "k h w"],
+    ) -> Iterator[Float[Tensor, "h w"]]:
+        """Yield the mask of one class after the other, with what the attention says of it."""
+        method = self.settings
+        for name, plane, one in zip(view.names, planes, attended, strict=True):
+            new = method.learned is not None and name not in method.learned
+            share = given(method.attention_new if new else method.attention)
+            seen = ops.resize(one[None, None].to(plane), view.hw)[0, 0]
+            yield (1 - share) * plane + share * seen

@@ -37,8 +37,10 @@ class SegDiffusion:
             "threshold".
         threshold: The share needed. 0.5.
         learned: Names the model was shown masks of; the model's own.
-        bonus: Added to the shares of names that are none of these, against which the others would
-            win (calibrated stacking: Chao et al. 2016, arXiv 1605.04253). Ours; 0.
+        attention: Share that the cross-attention of the base model has in the score of a name, 0
+            to 1; its mask has the rest (a frozen model beside the trained one, as in FC-CLIP: Yu et
+            al. 2023, arXiv 2308.02487, there geometric). 0.
+        attention_new: The same for names that are none of `learned`. As `attention`.
         batch: Masks denoised at once, which changes nothing but time and memory. 8.
 
     Raises:
@@ -62,7 +64,8 @@ class SegDiffusion:
     background: Literal["threshold", "none"] | None = None
     threshold: float | None = None
     learned: tuple[str, ...] | None = None
-    bonus: float | None = None
+    attention: float | None = None
+    attention_new: float | None = None
     batch: int | None = None
 
     backbone: ClassVar[Backbone] = "masks"
@@ -76,10 +79,8 @@ class SegDiffusion:
         check_settings(
             *((held[name] is None or held[name] >= low, f"{name} must be {low} or more", held[name])
               for name, low in least.items()),
-            (self.threshold is None or 0 <= self.threshold <= 1,
-             "threshold must lie in [0, 1]", self.threshold),
-            (self.bonus is None or 0 <= self.bonus <= 1,
-             "bonus must lie in [0, 1]", self.bonus),
+            *((held[name] is None or 0 <= held[name] <= 1, f"{name} must lie in [0, 1]", held[name])
+              for name in ("threshold", "attention", "attention_new")),
             (told is None or told.count("{}") == 1,
              "template must have {} once, where the name goes", told),
             (self.start != "zeros" or self.steps in (None, 1),
@@ -105,7 +106,8 @@ class SegDiffusion:
         asked = PROFILES[self.profile] if self.profile else {}
         filled = with_preset(with_preset(self, asked), preset or {})
         profile = filled.profile or "default"
-        return with_preset(filled, {**_SHARED, **PROFILES[profile], "profile": profile})
+        filled = with_preset(filled, {**_SHARED, **PROFILES[profile], "profile": profile})
+        return with_preset(filled, {"attention_new": filled.attention})
 
     def needs(self, model: Model) -> Needs:
         """At which timesteps the network is asked, and how: a method that is given names."""
@@ -149,6 +151,6 @@ _SHARED: Mapping[str, object] = {
     "names": "first",
     "background": "threshold",
     "threshold": 0.5,
-    "bonus": 0.0,
+    "attention": 0.0,
     "batch": 8,
 }
