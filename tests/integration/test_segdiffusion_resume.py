@@ -25,7 +25,7 @@ from support.labelled import Blocks
 
 TINY = SegRecipe(
     steps=6, images=2, queries=2, crop=32, warmup=1, precision="fp32", ema=0.9, rank=2,
-    template="a photo of a {}", zoom=(0.5, 1.0), learning_rate=1e-3, prediction="v_prediction",
+    templates=("a photo of a {}",), zoom=(0.5, 1.0), learning_rate=1e-3, prediction="v_prediction",
 )  # fmt: skip
 OFTEN = Running(save_every=1, cpu=True)
 

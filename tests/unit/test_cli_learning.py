@@ -105,3 +105,48 @@ def test_masks_that_are_wrong_are_found_before_the_first_step(tmp_path, base, da
     assert failed.exit_code == 2
     assert "b3" in failed.stderr
     assert not (tmp_path / "work" / "log.jsonl").exists()
+
+
+def mixed(folder, base, data, *more):
+    """As `call`, with the data told in `more`."""
+    named = [word for one in SHORT for word in ("--set", one)]
+    return CliRunner(env={"COLUMNS": "400"}).invoke(
+        app,
+        [str(one) for one in (
+            "train", "segdiffusion", "--out", folder / "out", "--work", folder / "work",
+            "--base", base, "--device", "cpu", *named, *more,
+        )],
+    )  # fmt: skip
+
+
+def test_two_folders_are_mixed_and_related_names_are_read(tmp_path, base, data):
+    (tmp_path / "related.txt").write_text("house ~ car\n")
+    more = ("--data", "folder:2", "--root", data, "--data", "folder:1", "--root", data,
+            "--split", "all", "--validation-split", "all", "--validation", "1",
+            "--set", "templates=a photo of a {},a {}",
+            "--related", tmp_path / "related.txt")  # fmt: skip
+    done = mixed(tmp_path, base, data, *more)
+    assert done.exit_code == 0, done.output
+    assert "4 pictures of folder and 4 pictures of folder" in done.stderr
+    validation = next(row for row in rows(tmp_path) if row["stage"] == "validation")
+    assert {"folder/miou", "folder-2/miou"} <= validation.keys()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert '| `related` | ["house ~ car"] |' in card
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--data", "folder:2", "--data", "scenes"), "must have a weight, or none"),
+        (("--data", "folder:much"), "NAME or NAME:WEIGHT"),
+        (("--data", "folder", "--data", "scenes"), "0 for folder"),
+        (("--data", "scenes", "--data", "scenes", "--limit", "1", "--limit", "1", "--limit", "1"),
+         "--limit must be given once"),
+        (("--data", "scenes", "--data", "dogs"), "dogs"),
+        (("--related", "none.txt"), "text file"),
+    ],
+)  # fmt: skip
+def test_mixtures_that_make_no_sense_are_refused(tmp_path, base, data, more, told):
+    failed = mixed(tmp_path, base, data, *more)
+    assert failed.exit_code == 2
+    assert told in failed.stderr

@@ -317,8 +317,9 @@ def test_a_single_step_begins_at_zeros_and_the_last_timestep():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"warmup": 25_000}, {"zoom": (2.0, 1.0)}, {"template": "a photo"},
-     {"negatives": 1.5}, {"learning_rate": -1.0}, {"final": 0.0}],
+    [{"steps": 0}, {"warmup": 25_000}, {"zoom": (2.0, 1.0)}, {"templates": ("a photo",)},
+     {"templates": ("a {}", "a {}")}, {"related": ("car",)}, {"negatives": 1.5},
+     {"learning_rate": -1.0}, {"final": 0.0}],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(InputError):

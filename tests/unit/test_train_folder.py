@@ -6,7 +6,7 @@ import pytest
 
 from diffuseg.errors import InputError
 from diffuseg.train.folder import CARD, check_output, model_folder, write_json
-from diffuseg.train.segdiffusion.preparing import spoken
+from diffuseg.train.segdiffusion.relations import spoken
 
 
 def write(out, value, *, card=None):

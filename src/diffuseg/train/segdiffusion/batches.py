@@ -17,7 +17,7 @@ from diffuseg.train.segdiffusion.pictures import Crop, draw_crop
 from diffuseg.train.segdiffusion.queries import QuerySampler
 from diffuseg.train.segdiffusion.recipe import SegRecipe
 
-_PICTURES, _NOISE = 0, 1  # what a stream of chance is for
+_PICTURES, _NOISE, _WORDS = 0, 1, 2  # what a stream of chance is for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,6 +32,7 @@ class MaskBatch:
         masks: Where it is.
         timesteps: How noisy its mask is shown.
         noise: The noise it is shown with.
+        templates: The template every query is asked in; none where there is but one.
     """
 
     pixels: UInt8[Tensor, "b 3 H W"]
@@ -41,6 +42,7 @@ class MaskBatch:
     masks: Bool[Tensor, "q H W"]
     timesteps: Int[Tensor, " q"]
     noise: Float[Tensor, "q c h w"]
+    templates: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -61,6 +63,7 @@ class BatchSource:
         channels: Of latents.
         scale: Pixels a latent cell.
         timesteps: How many noise levels there are.
+        places: Of the data set's classes among all that are learned; None: it has all of them.
     """
 
     wholes: Wholes
@@ -69,6 +72,7 @@ class BatchSource:
     channels: int = 4
     scale: int = 8
     timesteps: int = 1000
+    places: tuple[int, ...] | None = None
 
     def draw(self, step: int, *, images: int, rank: int = 0, part: int = 0) -> MaskBatch:
         """Return the batch of a part of an update.
@@ -100,6 +104,8 @@ class BatchSource:
             classes += asked
             masks.append(found)
         times, noise = self._draw_noise(len(owners), step, rank, part)
+        if self.places is not None:
+            classes = [self.places[one] for one in classes]
         return MaskBatch(
             pixels=torch.stack(pixels),
             known=torch.stack(known),
@@ -108,7 +114,16 @@ class BatchSource:
             masks=torch.cat(masks),
             timesteps=times,
             noise=noise,
+            templates=self._draw_templates(len(owners), step, rank, part),
         )
+
+    def _draw_templates(self, count: int, step: int, rank: int, part: int) -> tuple[int, ...]:
+        others = len(self.recipe.templates) - 1
+        if not others:
+            return ()
+        rng = np.random.default_rng([self.recipe.seed, _WORDS, step, rank, part])
+        first, rest = rng.random(count) < 0.5, rng.integers(1, others + 1, count)
+        return tuple(np.where(first, 0, rest).tolist())
 
     def _draw_noise(
         self, count: int, step: int, rank: int, part: int

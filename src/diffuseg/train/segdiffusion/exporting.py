@@ -114,7 +114,7 @@ def _write_common(trained: Trained, folder: Path, facts: dict[str, object]) -> N
     facts |= {"masks": MASKS, "size": model.size}
     if model.vocabulary is not None:
         facts["vocabulary"] = list(model.vocabulary)
-    preset: dict[str, object] = {"template": recipe.template, **trained.preset}
+    preset: dict[str, object] = {"template": recipe.templates[0], **trained.preset}
     if recipe.objective == "one-step":
         preset["profile"] = "one-step"
     write_json(folder / "diffuseg.json", {**facts, "preset": {"segdiffusion": preset}})

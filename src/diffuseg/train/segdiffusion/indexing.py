@@ -6,6 +6,7 @@ What is wrong with the last of 100 000 masks should not be found after a night o
 import hashlib
 import json
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -23,9 +24,17 @@ from diffuseg.train.segdiffusion.pictures import (
 _TOLD = ("split", "seed", "root")  # what a data set may say of itself beside
 
 
+@runtime_checkable
+class _Files(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+
 def data_key(pictures: LabelledPictures) -> str:
     """A data set in a few letters, as far as can be told without reading it."""
     told = {name: str(getattr(pictures, name, None)) for name in _TOLD}
+    # Two folders may hold as many pictures of the same classes.
+    told |= {"files": pictures.fingerprint} if isinstance(pictures, _Files) else {}
     facts = [pictures.name, list(pictures.classes), pictures.ignore, len(pictures), told]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -54,13 +63,13 @@ def index_pictures(
     if not count or not classes:
         raise InputError(
             "there must be pictures and classes to learn from",
-            got=f"{count} pictures of {len(classes)} classes in {pictures.name}",
+            got=f"{count} pictures of {len(classes)} classes in {kept.name}",
             remedy="check the folder of the data set",
         )
     if len(classes) > IGNORE:
         raise InputError(
             f"there can be {IGNORE} classes at most",
-            got=f"{len(classes)} in {pictures.name}",
+            got=f"{len(classes)} in {kept.name}",
             remedy="leave out the rarest",
         )
     path = None if cache is None else cache / f"index-{data_key(pictures)}.npy"
@@ -74,7 +83,7 @@ def index_pictures(
     if not shown.any():
         raise InputError(
             "a pixel must have a class",
-            got=f"only unknown ones in the {count} pictures of {pictures.name}",
+            got=f"only unknown ones in the {count} pictures of {kept.name}",
             remedy="check the values in the masks, and that they lie beside their pictures",
         )
     if path is not None:
@@ -90,7 +99,7 @@ def _read(kept: KeptPictures, number: int):
         raise
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(
-            f"every picture of {kept.pictures.name} must have a mask, and both be readable",
+            f"every picture of {kept.name} must have a mask, and both be readable",
             got=f"picture {number}: {error}",
             remedy="mend it or take it out",
         ) from error

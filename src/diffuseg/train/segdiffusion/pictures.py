@@ -66,6 +66,7 @@ class KeptPictures:
     Args:
         pictures: Where they come from.
         gibibytes: Most that is kept.
+        name: What they are called where something is wrong; None: the data set's name.
 
     Raises:
         InputError: By `kept[index]`: a picture and its labels differ in size, or a label is no
@@ -77,8 +78,11 @@ class KeptPictures:
         (256, 256, 3)
     """
 
-    def __init__(self, pictures: LabelledPictures, *, gibibytes: float = 1.0) -> None:
+    def __init__(
+        self, pictures: LabelledPictures, *, gibibytes: float = 1.0, name: str | None = None
+    ) -> None:
         self.pictures = pictures
+        self.name = pictures.name if name is None else name
         self._room = int(gibibytes * 2**30)
         self._held: OrderedDict[int, Crop] = OrderedDict()
         self._size = 0
@@ -109,7 +113,8 @@ class KeptPictures:
         if shape != size:
             raise InputError(
                 "a picture and its labels must have the same size",
-                got=f"{sample.id}: {shape[0]}x{shape[1]} pixels, {size[0]}x{size[1]} labels",
+                got=f"{self.name}, {sample.id}: {shape[0]}x{shape[1]} pixels, "
+                f"{size[0]}x{size[1]} labels",
                 remedy="write the mask anew from the picture, or take both out",
             )
         count, ignore = len(self.pictures.classes), self.pictures.ignore
@@ -118,7 +123,7 @@ class KeptPictures:
         if strange:
             raise InputError(
                 f"labels must be 0 to {count - 1}, or {ignore} where nothing is known",
-                got=f"{sample.id}: {', '.join(map(str, strange[:5]))}",
+                got=f"{self.name}, {sample.id}: {', '.join(map(str, strange[:5]))}",
                 remedy="name all classes of the data set, or mend its masks",
             )
 

@@ -13,22 +13,23 @@ from diffuseg.backbones.text import ClipTower
 from diffuseg.errors import InputError
 from diffuseg.segdiffusion.levels import mask_scheduler, noise_levels
 from diffuseg.segdiffusion.surgery import widen_conv_in
-from diffuseg.train.segdiffusion.batches import BatchSource
 from diffuseg.train.segdiffusion.exporting import base_name
-from diffuseg.train.segdiffusion.indexing import data_key, index_pictures
 from diffuseg.train.segdiffusion.lora import add_updates
-from diffuseg.train.segdiffusion.pictures import KeptPictures, LabelledPictures
-from diffuseg.train.segdiffusion.queries import QuerySampler
+from diffuseg.train.segdiffusion.mixing import Merged
 from diffuseg.train.segdiffusion.recipe import SegRecipe
+from diffuseg.train.segdiffusion.relations import spoken
 from diffuseg.train.segdiffusion.running import Meter, Running
+from diffuseg.train.segdiffusion.sources import (
+    BACKGROUND,
+    Drawn,
+    Latents,
+    describe_data,
+    prepare_sources,
+)
 from diffuseg.train.segdiffusion.starting import Start, load_start
 from diffuseg.train.segdiffusion.state import RunFacts, plain_recipe
 from diffuseg.train.segdiffusion.step import MaskLearner
 from diffuseg.train.segdiffusion.update import Updater
-from diffuseg.train.segdiffusion.validation import Checks
-
-BACKGROUND = "background"
-"""The class that is never asked for: it is what is none of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,14 +41,14 @@ class Run:
         wide: Whether it denoised masks before.
         inner: What learns, as it is called on one process.
         updater: Does updates.
-        source: Draws their batches.
+        drawn: What batches come from.
     """
 
     model: StableDiffusion
     wide: bool
     inner: nn.Module
     updater: Updater
-    source: BatchSource
+    drawn: Drawn
 
     @property
     def accelerator(self) -> Accelerator:
@@ -56,7 +57,7 @@ class Run:
 
 
 def describe_run(
-    model: StableDiffusion, pictures: LabelledPictures, recipe: SegRecipe, begun: Start | None
+    model: StableDiffusion, merged: Merged, recipe: SegRecipe, begun: Start | None
 ) -> RunFacts:
     """What tells a run from others."""
     config = dict(begun.scheduler if begun else model.scheduler)
@@ -68,7 +69,7 @@ def describe_run(
     return RunFacts(
         recipe=plain_recipe(recipe),
         base=base_name(model),
-        data=f"{pictures.name}-{data_key(pictures)}",
+        data=describe_data(merged),
         scheduler=scheduler,
         start=str(begun.folder.resolve()) if begun else None,
     )
@@ -106,7 +107,7 @@ def check_model(model: StableDiffusion, recipe: SegRecipe, facts: RunFacts) -> N
 
 def prepare_run(
     model: StableDiffusion,
-    pictures: LabelledPictures,
+    merged: Merged,
     work: Path,
     recipe: SegRecipe,
     accelerator: Accelerator,
@@ -120,24 +121,16 @@ def prepare_run(
     Raises:
         InputError: Something is wrong with the data, or the model does not know their words.
     """
-    kept = KeptPictures(pictures, gibibytes=running.gibibytes)
-    # One process reads, the others find what it wrote.
-    with accelerator.main_process_first(), meter("looking at all pictures") as told:
-        shown = index_pictures(kept, cache=work, progress=told)
-    unasked = tuple(name for name in pictures.classes if name == BACKGROUND)
-    sampler = QuerySampler(
-        pictures.classes,
-        shown,
-        without=recipe.without,
-        unasked=unasked,
-        queries=recipe.queries,
-        negatives=recipe.negatives,
-        least=recipe.least,
+    names = [spoken(name) for name in merged.classes]
+    levels = noise_levels(facts.scheduler)
+    latents = Latents(
+        channels=int(model.unet.config["out_channels"]), scale=model.scale, timesteps=len(levels)
     )
-    names = [spoken(name) for name in pictures.classes]
-    model.check_words([name for name in names if name not in unasked])
+    drawn = prepare_sources(merged, work, recipe, accelerator, running, latents, meter)
+    model.check_words([name for name in names if name != BACKGROUND])
     device = accelerator.device
-    text = model.embed([recipe.template.format(name) for name in names])
+    texts = [model.embed([one.format(name) for name in names]) for one in recipe.templates]
+    masks = [one.mask for one in texts if one.mask is not None]
     # Its words are known now.
     cast(nn.Module, cast(ClipTower, model.tower).encoder).to("cpu")
     vae = model.vae.to(device).float().eval().requires_grad_(False)
@@ -160,15 +153,15 @@ def prepare_run(
     if begun is not None:
         load_start(begun, inner, learned)
     network = accelerator.prepare_model(inner)
-    levels = noise_levels(facts.scheduler)
     learner = MaskLearner(
         unet=network,
         vae=vae,
-        texts=text.vectors.float().to(device),
-        text_mask=None if text.mask is None else text.mask.to(device),
+        texts=torch.cat([one.vectors for one in texts]).float().to(device),
+        text_mask=torch.cat(masks).to(device) if masks else None,
         levels=levels,
         end_to_end=recipe.objective == "one-step",
         balanced=recipe.balanced,
+        templates=len(recipe.templates),
     )
     updater = Updater(
         network=network,
@@ -182,53 +175,4 @@ def prepare_run(
         accelerator=accelerator,
         parts=facts.parts[1],
     )
-    source = BatchSource(
-        wholes=kept,
-        sampler=sampler,
-        recipe=recipe,
-        channels=int(unet.config["out_channels"]),
-        scale=model.scale,
-        timesteps=len(levels),
-    )
-    return Run(model=model, wide=wide, inner=inner, updater=updater, source=source)
-
-
-def spoken(name: str) -> str:
-    """A class as one would say it: data sets write "wall-other-merged" and "sofa|couch".
-
-    Example:
-        >>> spoken("wall-other-merged"), spoken("sofa|couch"), spoken("traffic_light")
-        ('wall', 'sofa', 'traffic light')
-    """
-    first = name.split("|")[0].strip().replace("_", " ")
-    return first.removesuffix("-merged").removesuffix("-other").strip() or name
-
-
-def prepare_checks(
-    pictures: LabelledPictures,
-    validation: LabelledPictures | None,
-    recipe: SegRecipe,
-    running: Running,
-) -> Checks | None:
-    """What is looked at now and then.
-
-    Raises:
-        InputError: The pictures are of other classes, or something is wrong with them.
-    """
-    if validation is None:
-        return None
-    if tuple(validation.classes) != tuple(pictures.classes):
-        raise InputError(
-            "pictures to validate on must have the classes of those that are learned from",
-            got=f"{len(validation.classes)} classes, and {len(pictures.classes)}",
-            remedy="take another part of the same data set",
-        )
-    kept = KeptPictures(validation, gibibytes=running.gibibytes)
-    index_pictures(kept)
-    return Checks(
-        kept=kept,
-        size=recipe.crop,
-        unasked=tuple(name for name in pictures.classes if name == BACKGROUND),
-        hidden=recipe.without,
-        steps=1 if recipe.objective == "one-step" else running.validation_steps,
-    )
+    return Run(model=model, wide=wide, inner=inner, updater=updater, drawn=drawn)

@@ -27,10 +27,14 @@ class QuerySampler:
         queries: Classes asked for of a picture.
         negatives: Share of them that is not there.
         least: Share of a crop's known pixels that a class must have to be asked for.
+        related: Which classes may lie on the pixels of which: none is asked for as absent of a
+            picture that shows a related one. None: there are none such.
+        name: Of the data set, for what is said of it.
 
     Attributes:
         learned: Which classes are asked for: seen in a picture that may be drawn.
         pictures: Numbers of the pictures that may be drawn.
+        counts: How often classes come, which is what they are balanced by.
 
     Raises:
         InputError: A class that is left out is none of the data set's, or no picture remains.
@@ -52,6 +56,8 @@ class QuerySampler:
         queries: int = 4,
         negatives: float = 0.25,
         least: float = 0.001,
+        related: Bool[np.ndarray, "k k"] | None = None,
+        name: str = "the data set",
     ) -> None:
         unknown = [name for name in (*without, *unasked) if name not in classes]
         if unknown:
@@ -66,22 +72,28 @@ class QuerySampler:
         if not len(self.pictures):
             raise InputError(
                 "there must be a picture that shows a class to be learned",
-                got=f"{len(shown)} pictures without any",
+                got=f"{len(shown)} pictures of {name} without any",
                 remedy="check the labels, or leave fewer classes out",
             )
+        self.related = related
         self.shown, self.queries, self.negatives, self.least = shown, queries, negatives, least
         drawn = shown[self.pictures]
         self.learned: Bool[np.ndarray, " k"] = drawn.any(0) & asked
         # How many pictures show a class, and how many show two of them.
-        self._counts = np.maximum(drawn.sum(0), 1).astype(float)
+        self.counts: Float[np.ndarray, " k"] = np.maximum(drawn.sum(0), 1).astype(float)
         self._together = drawn.T.astype(np.float32) @ drawn.astype(np.float32)
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, " k"]:
+        """Share of the pictures that may be drawn which show a class."""
+        return self.shown[self.pictures].mean(0)
 
     def draw_picture(self, rng: np.random.Generator) -> int:
         """Any picture, or half of the time one with a class that is drawn first."""
         if rng.random() < 0.5:
             return int(rng.choice(self.pictures))
         learned = np.flatnonzero(self.learned)
-        chosen = rng.choice(learned, p=_normal(self._counts[learned] ** -0.5))
+        chosen = rng.choice(learned, p=_normal(self.counts[learned] ** -0.5))
         return int(rng.choice(self.pictures[self.shown[self.pictures, chosen]]))
 
     def draw_classes(
@@ -93,17 +105,18 @@ class QuerySampler:
         one.
 
         Args:
-            picture: Its number: a class that the whole picture shows is never asked for as absent.
+            picture: Its number: a class that the whole picture shows, or one that is related to
+                it, is never asked for as absent.
             labels: Of the crop.
             rng: Where chance comes from.
         """
         counts = count_labels(labels)
         enough = max(self.least * sum(counts.values()), _CELL)
         here = [one for one, n in counts.items() if n >= enough and self.learned[one]]
-        absent = np.flatnonzero(np.logical_and(self.learned, ~self.shown[picture]))
+        absent = np.flatnonzero(self.learned & self._surely_absent(picture))
         wanted = int((rng.random(self.queries) >= self.negatives).sum())
         wanted = min(max(wanted, self.queries - len(absent)), len(here))
-        chosen = _choose(here, self._counts[here] ** -0.5, wanted, rng)
+        chosen = _choose(here, self.counts[here] ** -0.5, wanted, rng)
         missing = min(self.queries - len(chosen), len(absent))
         hard = int((rng.random(missing) < _HARD).sum())
         beside = self._together[self.shown[picture]].sum(0)[absent]
@@ -111,7 +124,13 @@ class QuerySampler:
         rest = [one for one in absent.tolist() if one not in found]
         drawn = chosen + found + _choose(rest, np.ones(len(rest)), missing - len(found), rng)
         # A picture that shows every class, cut where there is enough of none.
-        return drawn or [int(rng.choice(np.flatnonzero(self.learned)))]
+        return drawn or [int(rng.choice(np.flatnonzero(self.learned & self.shown[picture])))]
+
+    def _surely_absent(self, picture: int) -> Bool[np.ndarray, " k"]:
+        shown = self.shown[picture]
+        if self.related is None:
+            return ~shown
+        return ~(shown | self.related[shown].any(0))
 
 
 def _normal(weights: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

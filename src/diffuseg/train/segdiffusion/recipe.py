@@ -10,6 +10,7 @@ from typing import Literal
 
 from diffuseg.errors import InputError
 from diffuseg.methods.segdiffusion.noise import MULTIRES, WHITE, PyramidNoise
+from diffuseg.train.segdiffusion.relations import read_relations
 
 Noise = Literal["annealed", "multires", "white"]
 Weights = Literal["full", "lora"]
@@ -62,7 +63,10 @@ class SegRecipe:
         negatives: Share of queries for classes that a picture does not show. Ours.
         least: Share of a crop's known pixels that a class must have to be asked for. Ours.
         without: Classes never learned: their pictures are left out, their names never asked for.
-        template: The prompt of a class.
+        templates: Prompts of a class. One is drawn for every query: the first half of the time,
+            one of the others else. The first is what the model is asked with in the end.
+        related: What is known of names beside what is shipped, see `read_relations`: classes that
+            may lie on the same pixels are never asked for as absent of each other's pictures.
         precision: Of the U-Net's arithmetic; weights are kept in single precision.
         checkpointing: Whether activations are computed again rather than kept.
         seed: Of everything drawn.
@@ -102,7 +106,8 @@ class SegRecipe:
     negatives: float = 0.25
     least: float = 0.001
     without: tuple[str, ...] = ()
-    template: str = "a photo of a {}"
+    templates: tuple[str, ...] = ("a photo of a {}",)
+    related: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16"] = "bf16"
     checkpointing: bool = False
     seed: int = 0
@@ -134,10 +139,14 @@ class SegRecipe:
             raise _wrong(
                 f"warm-up must be shorter than the {self.steps} steps", self.warmup, "use a tenth"
             )
-        if self.template.count("{}") != 1:
+        odd = [one for one in self.templates if one.count("{}") != 1]
+        if odd or not self.templates or len(set(self.templates)) < len(self.templates):
             raise _wrong(
-                "template must have {} once, where the name goes", self.template, "leave it out"
+                "templates must have {} once each, where the name goes, and differ",
+                self.templates,
+                'for example "a photo of a {},a {}"',
             )
+        read_relations(self.related)
 
     @property
     def rate(self) -> float:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import torch
 
 from diffuseg.errors import InputError
-from diffuseg.train.segdiffusion.batches import BatchSource, MaskBatch
+from diffuseg.train.segdiffusion.batches import MaskBatch
+from diffuseg.train.segdiffusion.mixing import Source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -112,7 +113,7 @@ class Ahead:
     """
 
     def __init__(
-        self, source: BatchSource, pool: ThreadPoolExecutor, *, images: int, rank: int, parts: int
+        self, source: Source, pool: ThreadPoolExecutor, *, images: int, rank: int, parts: int
     ) -> None:
         self._source, self._pool, self._parts = source, pool, parts
         self._images, self._rank = images, rank

@@ -74,10 +74,12 @@ def check_same_run(found: RunFacts, asked: RunFacts, path: Path) -> None:
     Raises:
         InputError: Names what differs.
     """
+    # A run from before there was a number went by what is its default now.
+    held = {**plain_recipe(SegRecipe()), **found.recipe}
     differs = [
-        f"{name}: {found.recipe.get(name)!r} there, {value!r} here"
+        f"{name}: {held[name]!r} there, {value!r} here"
         for name, value in asked.recipe.items()
-        if found.recipe.get(name) != value
+        if held[name] != value
     ]
     differs += [
         f"{name}: {getattr(found, name)!r} there, {getattr(asked, name)!r} here"

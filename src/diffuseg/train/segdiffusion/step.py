@@ -43,11 +43,13 @@ class MaskLearner:
     Attributes:
         unet: What learns: latents of the picture and of the noisy mask, timesteps and text in.
         vae: The autoencoder, frozen.
-        texts: What the prompt of every class becomes, one row a class.
+        texts: What the prompt of every class becomes, one row a class; of several templates all
+            classes in the first one, then all in the next.
         text_mask: Which of its tokens are seen, or None.
         levels: The noise levels.
         end_to_end: Whether the decoded mask is compared, from a single step.
         balanced: Whether every query counts the same.
+        templates: How many templates there are.
     """
 
     unet: nn.Module
@@ -57,6 +59,7 @@ class MaskLearner:
     levels: Levels
     end_to_end: bool = False
     balanced: bool = False
+    templates: int = 1
 
     def __call__(self, batch: MaskBatch) -> Learned:
         """Return the loss of a batch."""
@@ -76,7 +79,7 @@ class MaskLearner:
             noisy = torch.zeros_like(clean)
         else:
             noisy = self.levels.add_noise(clean, noise, times)
-        output = self.denoise(torch.cat([seen, noisy], 1), times, batch.classes)
+        output = self.denoise(torch.cat([seen, noisy], 1), times, batch.classes, batch.templates)
         valid = valid_cells(known, known.shape[-1] // clean.shape[-1])
         if self.end_to_end:
             found = self.levels.clean(noisy, output, times)
@@ -95,10 +98,24 @@ class MaskLearner:
         )
 
     def denoise(
-        self, latents: Float[Tensor, "q c h w"], times: Int[Tensor, " q"], classes: tuple[int, ...]
+        self,
+        latents: Float[Tensor, "q c h w"],
+        times: Int[Tensor, " q"],
+        classes: tuple[int, ...],
+        templates: tuple[int, ...] = (),
     ) -> Float[Tensor, "q c2 h w"]:
-        """The network's output for the latents of pictures and masks and a class each."""
+        """The network's output for the latents of pictures and masks and a class each.
+
+        Args:
+            latents: Of both.
+            times: How noisy the masks are.
+            classes: What is asked for.
+            templates: In which template; none given: in the first.
+        """
         rows = torch.tensor(classes, device=self.texts.device)
+        if templates:
+            among = len(self.texts) // self.templates
+            rows = rows + among * torch.tensor(templates, device=self.texts.device)
         mask = None if self.text_mask is None else self.text_mask[rows]
         return self.unet(
             latents,

@@ -5,6 +5,7 @@ The same call begins a run, takes it up and finishes it: what the work folder ho
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +22,11 @@ from diffuseg.train.mini import flush_denormals
 from diffuseg.train.processes import accelerated
 from diffuseg.train.segdiffusion.exporting import Trained, export_adapter, export_whole
 from diffuseg.train.segdiffusion.lora import updates_at
+from diffuseg.train.segdiffusion.mixing import Merged, Mixture, as_mixture, merge_sets
 from diffuseg.train.segdiffusion.pictures import LabelledPictures
-from diffuseg.train.segdiffusion.preparing import (
-    Run,
-    check_model,
-    describe_run,
-    prepare_checks,
-    prepare_run,
-    spoken,
-)
+from diffuseg.train.segdiffusion.preparing import Run, check_model, describe_run, prepare_run
 from diffuseg.train.segdiffusion.recipe import SegRecipe
+from diffuseg.train.segdiffusion.relations import read_relations
 from diffuseg.train.segdiffusion.running import (
     Ahead,
     Meter,
@@ -40,6 +36,7 @@ from diffuseg.train.segdiffusion.running import (
     silent,
     time_limit,
 )
+from diffuseg.train.segdiffusion.sources import prepare_checks
 from diffuseg.train.segdiffusion.starting import find_start
 from diffuseg.train.segdiffusion.state import (
     BEST,
@@ -52,7 +49,7 @@ from diffuseg.train.segdiffusion.state import (
     save_state,
 )
 from diffuseg.train.segdiffusion.update import Update, Updater
-from diffuseg.train.segdiffusion.validation import Checks, validate
+from diffuseg.train.segdiffusion.validation import Checks, validate_all
 
 PATIENCE = 10
 """Updates in a row that may be no number before a training ends."""
@@ -62,12 +59,12 @@ log = logging.getLogger(__name__)
 
 def fine_tune(
     model: StableDiffusion,
-    pictures: LabelledPictures,
+    pictures: LabelledPictures | Mixture,
     out: Path,
     work: Path,
     recipe: SegRecipe,
     *,
-    validation: LabelledPictures | None = None,
+    validation: LabelledPictures | Sequence[LabelledPictures] | None = None,
     start: Path | None = None,
     running: Running | None = None,
     meter: Meter = silent,
@@ -76,11 +73,12 @@ def fine_tune(
 
     Args:
         model: Its U-Net is changed in place.
-        pictures: What is learned from.
+        pictures: What is learned from: a data set, or several.
         out: The folder to write, replaced when the training is done and the new one complete.
         work: Where the run is kept: states, the log (log.jsonl, tensorboard/), panels.
         recipe: The numbers.
-        validation: Pictures of the same classes, all of which are looked at now and then.
+        validation: Pictures of the same classes, all of which are looked at now and then; of a
+            mixture such of every set.
         start: Begin from the weights of another run's work folder, or of a model it wrote: a
             second stage.
         running: What changes no number.
@@ -101,7 +99,8 @@ def fine_tune(
     running = running or Running()
     check_output(out)
     begun = find_start(start, recipe) if start is not None else None
-    facts = describe_run(model, pictures, recipe, begun)
+    merged = merge_sets(as_mixture(pictures), read_relations(recipe.related))
+    facts = describe_run(model, merged, recipe, begun)
     check_model(model, recipe, facts)
     state = work / LATEST
     if state.is_file():
@@ -111,12 +110,12 @@ def fine_tune(
         accelerator.native_amp = False
         parts, each = count_parts(recipe.images, running.per_device, accelerator.num_processes)
         facts = replace(facts, parts=(accelerator.num_processes, parts, each))
-        run = prepare_run(model, pictures, work, recipe, accelerator, begun, running, facts, meter)
-        checks = prepare_checks(pictures, validation, recipe, running)
+        run = prepare_run(model, merged, work, recipe, accelerator, begun, running, facts, meter)
+        checks = prepare_checks(merged, validation, recipe, running)
         with flush_denormals():
             facts = _learn(run, facts, checks, running, work, meter)
         if facts.step == recipe.steps and accelerator.is_main_process:
-            _export(run, facts, running, work, out, pictures)
+            _export(run, facts, running, work, out, merged)
         accelerator.wait_for_everyone()
     return facts
 
@@ -124,7 +123,7 @@ def fine_tune(
 def _learn(
     run: Run,
     facts: RunFacts,
-    checks: Checks | None,
+    checks: tuple[Checks, ...],
     running: Running,
     work: Path,
     meter: Meter,
@@ -145,7 +144,7 @@ def _learn(
     is_up, began, before = time_limit(accelerator, running.minutes), time.monotonic(), facts.seconds
     with ThreadPoolExecutor(1) as pool, meter("learning") as told:
         ahead = Ahead(
-            run.source, pool, images=parts[2], rank=accelerator.process_index, parts=parts[1]
+            run.drawn.source, pool, images=parts[2], rank=accelerator.process_index, parts=parts[1]
         )
         while facts.step < steps:
             step, at = facts.step, time.monotonic()
@@ -157,7 +156,7 @@ def _learn(
                 _write(journal, facts, found, rate, peak_gigabytes(accelerator.device))
             _check_numbers(facts, found, state)
             last = facts.step == steps
-            if main and checks is not None and (last or facts.step % running.validate_every == 0):
+            if main and checks and (last or facts.step % running.validate_every == 0):
                 facts = _validate(run, facts, checks, journal, work)
             up = is_up()
             if main:
@@ -209,9 +208,11 @@ def _save(updater: Updater, facts: RunFacts, path: Path) -> None:
     save_state(path, updater.learned, updater.average, updater.optimizer, facts)
 
 
-def _validate(run: Run, facts: RunFacts, checks: Checks, journal: TrainLog, work: Path) -> RunFacts:
+def _validate(
+    run: Run, facts: RunFacts, checks: tuple[Checks, ...], journal: TrainLog, work: Path
+) -> RunFacts:
     with run.updater.averaged(), updates_at(run.inner, run.updater.recipe.kept):
-        found = validate(run.updater.learner, run.inner, checks)
+        found = validate_all(run.updater.learner, run.inner, checks)
     journal.write("validation", facts.step, **found.values)
     journal.show("validation", facts.step, found.panel)
     with atomic_path(work / "panels" / f"step-{facts.step:07d}.png") as temporary:
@@ -230,12 +231,13 @@ def _export(
     running: Running,
     work: Path,
     out: Path,
-    pictures: LabelledPictures,
+    merged: Merged,
 ) -> None:
     updater, recipe = run.updater, run.updater.recipe
-    asked = run.source.sampler.learned
-    learned = [spoken(one) for one, seen in zip(pictures.classes, asked, strict=True) if seen]
-    told = f"{pictures.name}, {len(pictures)} pictures of {len(pictures.classes)} classes"
+    told = "; ".join(
+        f"{one.name}, {len(one)} pictures of {len(one.classes)} classes"
+        for one in merged.mixture.sets
+    )
     with updater.averaged():
         if running.export == "best" and (work / BEST).is_file():
             load_average(work / BEST, updater.learned)
@@ -246,7 +248,7 @@ def _export(
             recipe=recipe,
             facts=facts,
             pictures=told,
-            preset={"learned": learned, **running.preset},
+            preset={"learned": list(run.drawn.learned), **running.preset},
         )
         # An adapter of what denoises masks already would have no base to be loaded on.
         whole = recipe.weights == "full" or running.merge or run.wide

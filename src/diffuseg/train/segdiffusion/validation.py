@@ -40,6 +40,8 @@ class Checks:
         hidden: Classes never learned, which are measured by themselves, too.
         steps: Of denoising; 1 for what is trained on a single one.
         most: Classes asked of a picture, those it shows first.
+        places: Of the classes among all that are learned; None: they are all.
+        name: Of the data set, for what is found of several.
     """
 
     kept: KeptPictures
@@ -49,6 +51,8 @@ class Checks:
     hidden: Sequence[str] = ()
     steps: int = 4
     most: int = 32
+    places: tuple[int, ...] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,6 +103,29 @@ def validate(learner: MaskLearner, network: nn.Module, checks: Checks) -> Found:
     return Found(values=_values(crossed, positive, negative, checks), panel=_stack(panel))
 
 
+def validate_all(learner: MaskLearner, network: nn.Module, checks: Sequence[Checks]) -> Found:
+    """Segment pictures of all data sets.
+
+    Args:
+        learner: Knows all but the network.
+        network: As it is called here.
+        checks: What is looked at, of every set.
+
+    Returns:
+        What was found of the only set; of several the mean over them, and NAME/VALUE of each.
+    """
+    found = [validate(learner, network, one) for one in checks]
+    if len(found) == 1:
+        return found[0]
+    values: dict[str, float | None] = {}
+    for name in dict.fromkeys(n for one in found for n in one.values if "/" not in n):
+        held = [one.values.get(name) for one in found]
+        values[name] = _mean(one for one in held if one is not None)
+    for check, one in zip(checks, found, strict=True):
+        values |= {f"{check.name}/{name}": value for name, value in one.values.items()}
+    return Found(values=values, panel=_stack([one.panel for one in found]))
+
+
 def class_shares(
     learner: MaskLearner, whole: Crop, asked: Sequence[int], checks: Checks, *, seed: int
 ) -> Float[Tensor, "k h w"]:
@@ -111,7 +138,7 @@ def class_shares(
     schedule = ddim_schedule(learner.levels, checks.steps)
     channels = []
     for first in range(0, len(asked), _ROWS):
-        classes = tuple(asked[first : first + _ROWS])
+        classes = tuple(_learned_as(checks, one) for one in asked[first : first + _ROWS])
         rows = len(classes)
 
         def network(x: Tensor, time: int, classes: tuple[int, ...] = classes) -> Tensor:
@@ -126,6 +153,10 @@ def class_shares(
             latents = denoise_masks(network, picture, noise.expand(rows, -1, -1, -1), schedule)
         channels.append(decode_channel(learner.vae, latents))
     return resize(mask_shares(torch.cat(channels))[:, None], hw)[:, 0]
+
+
+def _learned_as(checks: Checks, one: int) -> int:
+    return one if checks.places is None else checks.places[one]
 
 
 def _places(checks: Checks, names: Sequence[str]) -> list[int]:
