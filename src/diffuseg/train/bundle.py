@@ -8,7 +8,8 @@ from diffuseg.train.checkpoint import load_checkpoint
 from diffuseg.train.companions import COMPANIONS
 from diffuseg.train.denoiser import Denoiser, phase_path
 from diffuseg.train.folder import model_folder, stable_diffusion_index, write_json
-from diffuseg.train.recipe import PRESET, VIT_PRESET, MiniRecipe
+from diffuseg.train.presets import PRESET, VIT_PRESET
+from diffuseg.train.recipe import MiniRecipe
 from diffuseg.train.work import load_vae, require_stage
 from diffuseg.world.captions import VOCABULARY
 from diffuseg.world.tokenizer import build_tokenizer
