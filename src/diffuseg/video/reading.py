@@ -16,13 +16,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from diffuseg.errors import InputError, MissingExtra
+from diffuseg.errors import InputError
 from diffuseg.image import MAX_PIXELS, MIN_SIDE, SUFFIXES, read_image
+from diffuseg.video.containers import (
+    Opened,
+    damaged,
+    declared_seconds,
+    frame_pixels,
+    open_container,
+    raw_frames,
+    video_stream,
+)
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 FOLDER_FPS = 25
 """Frames a second of a folder of pictures, which does not say."""
@@ -73,7 +81,7 @@ class Video:
     seconds: Fraction | None = None
     _pictures: tuple[Path, ...] = ()
     # Of a stream that can be read only once: what is open already.
-    _live: "deque[_Opened] | None" = field(default=None, compare=False, repr=False)
+    _live: "deque[Opened] | None" = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
         length = "of unknown length" if self.length is None else f"{self.length} frames"
@@ -110,9 +118,9 @@ class Video:
 
     def _decoded(self, start: int) -> Iterator[Frame]:
         if self._live is None:
-            container = _open(self.source)
-            stream = _video_stream(container, self.source)
-            opened = _Opened(container, _raw_frames(container, stream, self.source))
+            container = open_container(self.source)
+            stream = video_stream(container, self.source)
+            opened = Opened(container, raw_frames(container, stream, self.source))
         elif self._live:
             opened = self._live.popleft()
         else:
@@ -166,7 +174,7 @@ def open_video(
             got=f"no file or folder at {name}",
             remedy="check the path",
         )
-    container = _open(name)
+    container = open_container(name)
     opened = False
     try:
         video = _probe(container, name, live=live)
@@ -245,50 +253,10 @@ def _read_pictures(
 # Containers.
 
 
-class _Opened(NamedTuple):
-    container: "InputContainer"
-    raw: Iterator["VideoFrame"]
-
-
-def _open(name: str) -> "InputContainer":
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise MissingExtra("av", extra="video", purpose="reading a video file") from error
-    try:
-        return av.open(name, mode="r", metadata_errors="replace")
-    except (FFmpegError, OSError, ValueError) as error:
-        empty = os.path.isfile(name) and os.path.getsize(name) == 0
-        why = "an empty file" if empty else getattr(error, "strerror", None) or error
-        raise InputError(
-            "the file must be a complete video",
-            got=f"{name}: {why}",
-            remedy="play it in a viewer; a recording that was cut off may lack its index: copy or "
-            "record it again",
-        ) from error
-
-
-def _video_stream(container: "InputContainer", name: str) -> "VideoStream":
-    from av.stream import Disposition
-
-    for stream in container.streams.video:
-        # The cover of a song is a video stream of one picture.
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-    raise InputError(
-        "the file must have a video stream",
-        got=f"{name}: only {', '.join(kinds)}"
-        + (", the video being a cover picture" if "video" in kinds else ""),
-        remedy="choose a file that has moving pictures",
-    )
-
-
 def _probe(container: "InputContainer", name: str, *, live: bool) -> Video:
-    stream = _video_stream(container, name)
+    stream = video_stream(container, name)
     fps = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(FOLDER_FPS)
-    raw = _raw_frames(container, stream, name)
+    raw = raw_frames(container, stream, name)
     first = next(raw, None)
     if first is None:
         raise InputError(
@@ -296,7 +264,7 @@ def _probe(container: "InputContainer", name: str, *, live: bool) -> Video:
             got=f"{name}: none that can be decoded",
             remedy="record or copy it again",
         )
-    size = _pixels(first).shape[:2]
+    size = frame_pixels(first).shape[:2]
     _check_size(size)
     return Video(
         source=name,
@@ -304,51 +272,15 @@ def _probe(container: "InputContainer", name: str, *, live: bool) -> Video:
         fps=Fraction(fps),
         time_base=Fraction(stream.time_base or 1 / Fraction(fps)),
         length=stream.frames or None,
-        seconds=_declared_seconds(container, stream),
-        _live=deque([_Opened(container, itertools.chain([first], raw))]) if live else None,
+        seconds=declared_seconds(container, stream),
+        _live=deque([Opened(container, itertools.chain([first], raw))]) if live else None,
     )
 
 
-def _declared_seconds(container: "InputContainer", stream: "VideoStream") -> Fraction | None:
-    of_stream = stream.duration and stream.time_base and stream.duration * stream.time_base
-    # That of the file may be of its sound.
-    alone = len(container.streams) == 1 or of_stream
-    of_file = alone and container.duration and Fraction(container.duration, 1_000_000)
-    known = [Fraction(one) for one in (of_stream, of_file) if one and one > 0]
-    return min(known, default=None)
-
-
-def _raw_frames(
-    container: "InputContainer", stream: "VideoStream", name: str
-) -> Iterator["VideoFrame"]:
-    """Yield decoded frames. What cannot be decoded before the first one is left out: recordings of
-    a broadcast begin anywhere."""
-    from av.error import FFmpegError, InvalidDataError
-
-    found = 0
-    try:
-        for packet in container.demux(stream):
-            try:
-                decoded = packet.decode()
-            except InvalidDataError:
-                if found:
-                    raise
-                continue
-            for frame in decoded:
-                if frame.is_corrupt:
-                    if not found:
-                        continue
-                    raise _damaged(name, found, "a frame that is only partly there")
-                found += 1
-                yield frame
-    except (FFmpegError, OSError) as error:
-        raise _damaged(name, found, getattr(error, "strerror", None) or error) from error
-
-
-def _decode(raw_frames: Iterator["VideoFrame"], video: Video, start: int) -> Iterator[Frame]:
+def _decode(decoded: Iterator["VideoFrame"], video: Video, start: int) -> Iterator[Frame]:
     first: Fraction | None = None
     last, longest, shown, index = Fraction(0), 1 / video.fps, Fraction(0), -1
-    for index, raw in enumerate(raw_frames):
+    for index, raw in enumerate(decoded):
         time = index / video.fps
         if raw.pts is not None and raw.time_base:
             stamp = raw.pts * Fraction(raw.time_base)
@@ -362,7 +294,7 @@ def _decode(raw_frames: Iterator["VideoFrame"], video: Video, start: int) -> Ite
         shown = (raw.duration or 0) * Fraction(raw.time_base or 0)
         if index < start and (raw.height, raw.width) in (video.size, video.size[::-1]):
             continue
-        pixels = _pixels(raw)
+        pixels = frame_pixels(raw)
         if pixels.shape[:2] != video.size:
             raise _changed_size(video.source, index, video.size, pixels.shape[:2])
         if index >= start:
@@ -375,19 +307,7 @@ def _check_complete(video: Video, n: int, end: Fraction) -> None:
     # alone proves little: the last frame may be shown for long, hence the three longest gaps.
     if video.seconds is None or end >= video.seconds or (video.length or n + 1) <= n:
         return
-    raise _damaged(video.source, n, f"it ends before the {float(video.seconds):.2f} s it declares")
-
-
-def _pixels(raw: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
-    if any(component.is_alpha for component in raw.format.components):
-        rgba = raw.to_ndarray(format="rgba")
-        alpha = rgba[..., 3:].astype(np.uint16)
-        mixed = rgba[..., :3] * alpha + 255 * (255 - alpha)
-        pixels = ((mixed + 127) // 255).astype(np.uint8)
-    else:
-        pixels = raw.to_ndarray(format="rgb24")
-    turns = round(raw.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    raise damaged(video.source, n, f"it ends before the {float(video.seconds):.2f} s it declares")
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -407,13 +327,4 @@ def _changed_size(
         "all frames of a video must have one size",
         got=f"{name}: {other[0]}x{other[1]} at frame {index}, {size[0]}x{size[1]} before",
         remedy="scale the video to one size: ffmpeg -i in.mp4 -vf scale=640:360 out.mp4",
-    )
-
-
-def _damaged(name: str, n: int, why: object) -> InputError:
-    return InputError(
-        "the video must be complete and undamaged",
-        got=f"{name}: {why}; {n} frames could be read",
-        remedy="copy it again, or keep what is readable: "
-        "ffmpeg -err_detect ignore_err -i in.mp4 out.mp4",
     )
