@@ -5,19 +5,16 @@ next one is full; frames before the anchor are held until it has come.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
-from torch import Tensor
+from jaxtyping import Int32
 
 from diffuseg.api import build_segmenter
 from diffuseg.backbones import Diffusion, VideoDiffusion
 from diffuseg.errors import DiffusegError, InputError
-from diffuseg.labelmaps import resized_labels
-from diffuseg.methods.crf import crf_labels
 from diffuseg.methods.settings import given
 from diffuseg.methods.vidseg import VidSeg
 from diffuseg.methods.vidseg.batching import (
@@ -28,17 +25,6 @@ from diffuseg.methods.vidseg.batching import (
     start_context,
 )
 from diffuseg.methods.vidseg.context import Clusters, ContextModel
-from diffuseg.methods.vidseg.denoising import denoise_modulated
-from diffuseg.methods.vidseg.differences import (
-    Compat,
-    Fusion,
-    as_stored,
-    difference_maps,
-    filter_maps,
-    to_images,
-)
-from diffuseg.methods.vidseg.enlarging import enlarge_shares
-from diffuseg.methods.vidseg.modulation import frame_strengths, label_masks
 from diffuseg.models import find_model, model_name
 from diffuseg.prompts import parse_classes
 from diffuseg.video.methods import VIDEO_METHODS, ready_for, word_reader
@@ -50,6 +36,7 @@ from diffuseg.video.naming import (
     read_anchor,
     words_of_clusters,
 )
+from diffuseg.video.pixels import pixel_labels
 from diffuseg.video.seeing import Pixels, Seen, look
 from diffuseg.video.source import Source
 
@@ -254,65 +241,10 @@ class VideoSegmenter:
             self.settings, chain.model, seen.features, seen.grid, tracked=seen.tracked,
             clusters=clusters,
         )  # fmt: skip
-        hw = frames[0].shape[0], frames[0].shape[1]
-        if self.settings.modulate:
-            fine = self._modulated(seen, labelled.labels, chain.values, hw).cpu().numpy()
-        elif self.settings.shares:
-            edges, values = given(self.settings.edges), labelled.values.cpu()
-            fine = [
-                values[enlarge_shares(one, pixels, seen.seen_hw, edges=edges).long().cpu()].numpy()
-                for one, pixels in zip(labelled.shares, frames, strict=True)
-            ]
-        else:
-            fine = [resized_labels(one.numpy(), hw) for one in labelled.labels.cpu()]
-        found = [one.astype(np.int32) for one in fine]
-        if self.settings.crf:
-            crf = self.settings.dense_crf
-            found = [crf_labels(*both, crf) for both in zip(frames, found, strict=True)]
-        return found, replace(chain, model=labelled.model)
-
-    def _modulated(
-        self,
-        seen: Seen,
-        coarse: Int64[Tensor, "f h w"],
-        values: Sequence[int],
-        hw: tuple[int, int],
-    ) -> Int64[Tensor, "f H W"]:
-        """Labels of pixels: where pushing and pulling a label changes the image most."""
-        settings, count = self.settings, len(coarse)
-        compat: Compat = given(settings.compat)
-        masks = label_masks(coarse, values)
-        fusion = Fusion(count, hw, values, device=coarse.device)
-        parts = denoise_modulated(
-            seen.network,
-            seen.plain,
-            masks,
-            seen.schedule,
-            strengths=frame_strengths(count, given(settings.strength), settings.strength_first),
-            blended=settings.blended,
-            grid=seen.modulated_grid,
-            rows=self.rows,
+        found = pixel_labels(
+            self.model, self.settings, seen, labelled, frames, chain.values, rows=self.rows
         )
-        for part in parts:
-            images = [
-                to_images(self.model.decode(one), hw) for one in (part.positive, part.negative)
-            ]
-            maps = difference_maps(
-                *images,
-                side=given(settings.blur_side),
-                width=given(settings.blur_width),
-                compat=compat,
-            )
-            if compat == "reference":
-                maps = as_stored(maps)
-            maps = filter_maps(
-                maps,
-                masks[part.labels, part.frames],
-                strength=settings.filter_strength if settings.filter else None,
-                normalise=given(settings.normalise),
-            )
-            fusion.add(part.labels, part.frames, maps)
-        return fusion.labels()
+        return found, replace(chain, model=labelled.model)
 
 
 def open_video_segmenter(
