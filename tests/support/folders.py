@@ -289,3 +289,9 @@ def write_mini(folder: Path) -> Path:
     }
     (folder / "diffuseg.json").write_text(json.dumps(facts))
     return folder
+
+
+def edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text())
+    content.update(changes)
+    path.write_text(json.dumps({key: one for key, one in content.items() if one is not None}))

@@ -129,3 +129,9 @@ def inputs(
 
 
 LAYOUTS: dict[str, Callable[[], nn.Module]] = {"sd15": sd15, "sd21": sd21, "sdxl": sdxl, "svd": svd}
+
+
+def n_hooks(unet):
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in unet.modules()
+    )
