@@ -27,6 +27,7 @@ _EXTRAS = {
     "app": "gradio",
     "scale": "ray",
     "coco": "pycocotools",
+    "sunrgbd": "h5py",
     "train": "peft",
     "supervision": "supervision",
 }

@@ -4,12 +4,14 @@ Every picture is 40 high and 50 wide; the first pixels of a mask hold the values
 last of them.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
+from diffuseg.eval.label_sets import read_labels
 from diffuseg.palettes import voc_palette
 
 HW = (40, 50)
@@ -89,6 +91,29 @@ def write_coco_objects(root: Path) -> None:
         write_mask(path, [0, 1, 80])
 
 
+def write_coco_instances(root: Path, *annotations: dict[str, object]) -> Path:
+    """As the release is: no maps, one file of annotations, with categories numbered 1 to 90."""
+    unused = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+    numbers = [one for one in range(1, 91) if one not in unused]
+    names = read_labels("coco_object81").classes[1:]
+    things = [{"id": i, "name": name} for i, name in zip(numbers, names, strict=True)]
+    pictures = [
+        {"id": int(stem), "file_name": f"{stem}.jpg", "height": HW[0], "width": HW[1]}
+        for stem in reversed(CURATED)  # the release has them in no order
+    ]
+    for stem in CURATED:
+        write_picture(root / f"coco/val2017/{stem}.jpg")
+    made = [
+        {"id": i, "image_id": int(CURATED[0]), "iscrowd": 0, **one}
+        for i, one in enumerate(annotations, start=1)
+    ]
+    path = root / "coco/annotations/instances_val2017.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {"info": {}, "images": pictures, "annotations": made, "categories": things}
+    path.write_text(json.dumps(held))
+    return path
+
+
 def write_cityscapes(root: Path) -> None:
     for stem in ("frankfurt_000000_000294", "munster_000000_000019"):
         city = stem.partition("_")[0]
@@ -107,6 +132,62 @@ def write_ade(root: Path) -> None:
 def write_sun(root: Path) -> None:
     write_picture(root / "image/test/img-000001.jpg")
     write_mask(root / "label37/test/img-000001.png", [0, 1, 37])
+
+
+SUN_SCENES = (
+    "kv2/kinect2data/000002_2014-05-26_14-23-37_260595134347_rgbf000103-resize",
+    "kv1/NYUdata/NYU0001",
+    "xtion/sun3ddata/brown_bm_1/brown_bm_1",
+)
+"""In the order of the toolbox: two of the test split, one to train on."""
+
+
+def write_sun_release(root: Path, *, toolbox: bool = True) -> None:
+    """Folders by sensor; with `toolbox` its file of all labels, in HDF5 as MATLAB 7.3 writes it."""
+    from scipy.io import savemat
+
+    for i, scene in enumerate(SUN_SCENES):
+        write_picture(root / f"SUNRGBD/{scene}/image/{i:07d}.jpg")
+        values = np.ones(HW, dtype=np.uint16)
+        values.ravel()[:4] = [0, 2, 3, 1]
+        names = ["wall", "floor_mat", "Cabinet " if i else "a plant"]
+        # Cells in a row, or, of two of the sensors, cells of cells in a column.
+        cells = np.empty((1, 3) if scene.startswith(("kv2", "xtion")) else (3, 1), dtype=object)
+        for k, one in enumerate(names):
+            held = np.empty((1, 1), dtype=object)
+            held[0, 0] = one
+            cells.ravel()[k] = one if cells.shape[0] == 1 else held
+        savemat(root / f"SUNRGBD/{scene}/seg.mat", {"seglabel": values, "names": cells})
+    folder = root / "SUNRGBDtoolbox"
+    (folder / "traintestSUNRGBD").mkdir(parents=True)
+    paths = [f"/n/fs/sun3d/data/SUNRGBD/{scene}" for scene in SUN_SCENES]
+    splits = {"alltest": as_cells([paths[1], paths[0]]), "alltrain": as_cells(paths[2:])}
+    savemat(folder / "traintestSUNRGBD/allsplit.mat", splits)
+    if not toolbox:
+        return
+    import h5py
+
+    (folder / "Metadata").mkdir()
+    facts = np.zeros((1, 3), dtype=[("sequenceName", object), ("rgbpath", object)])
+    for i, path in enumerate(paths):
+        facts[0, i] = (f"SUNRGBD/{SUN_SCENES[i]}", f"{path}//image/{i:07d}.jpg")
+    savemat(folder / "Metadata/SUNRGBDMeta.mat", {"SUNRGBDMeta": facts})
+    kind = h5py.special_dtype(ref=h5py.Reference)
+    path = folder / "Metadata/SUNRGBD2Dseg.mat"
+    with h5py.File(path, "w", userblock_size=512) as held:
+        struct, places = held.create_group("SUNRGBD2Dseg"), held.create_group("#refs#")
+        table = struct.create_dataset("seglabel", (3, 1), dtype=kind)
+        for i in range(3):
+            values = np.full(HW, i + 1, dtype=np.uint8)
+            values.ravel()[:3] = [0, 1, 37]
+            # MATLAB goes down the columns.
+            table[i, 0] = places.create_dataset(f"place{i}", data=values.T).ref
+
+
+def as_cells(texts: Sequence[str]) -> np.ndarray:
+    cells = np.empty((1, len(texts)), dtype=object)
+    cells[0] = list(texts)
+    return cells
 
 
 def write_camvid(root: Path) -> None:
@@ -148,7 +229,10 @@ def write_bsds(root: Path, *, matlab: bool = True) -> None:
         (folder / "groundTruth/test").mkdir(parents=True)
         cells = np.empty((1, 2), dtype=object)
         for i, one in enumerate((first, second)):
-            cells[0, i] = {"Segmentation": one, "Boundaries": np.zeros(HW, dtype=np.uint8)}
+            lines = np.zeros(HW, dtype=np.uint8)
+            lines[:, 24] |= np.uint8(i == 0)
+            lines[19] |= np.uint8(i == 1)
+            cells[0, i] = {"Segmentation": one, "Boundaries": lines}
         savemat(folder / "groundTruth/test/100007.mat", {"groundTruth": cells})
         return
     write_picture(root / "images/test/100007.jpg")

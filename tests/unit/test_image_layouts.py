@@ -5,12 +5,12 @@ import PIL.Image
 import pytest
 
 from diffuseg.errors import InputError
+from diffuseg.eval.coco_layout import Coco
 from diffuseg.eval.dataset_facts import find_facts, list_facts
 from diffuseg.eval.dataset_inspection import inspect_folder
 from diffuseg.eval.datasets import IMAGE_DATASETS, Dataset, Sample, SceneSet, open_dataset
 from diffuseg.eval.image_checks import check_dataset
 from diffuseg.eval.image_files import ImageSet, ranges, read_picture
-from diffuseg.eval.image_layouts import Coco
 from diffuseg.eval.label_sets import UNKNOWN, read_labels
 from diffuseg.eval.metrics import ConfusionMatrix
 from diffuseg.eval.region_sets import open_regions

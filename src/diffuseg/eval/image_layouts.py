@@ -1,18 +1,15 @@
 """Published image data sets, each read from the folders it comes in."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
 
 from diffuseg.errors import InputError
-from diffuseg.eval.coarse27 import coco_stuff27_images
 from diffuseg.eval.dataset_facts import find_facts
 from diffuseg.eval.image_files import ImageFiles, ImageSet, read_values
 from diffuseg.eval.image_lists import (
     PathLike,
-    by_stem,
     first_folder,
     first_items,
     inside,
@@ -20,7 +17,7 @@ from diffuseg.eval.image_lists import (
     paired_files,
     values_by_name,
 )
-from diffuseg.eval.label_sets import LabelSet, numbered_labels, read_facts, read_labels
+from diffuseg.eval.label_sets import LabelSet, numbered_labels, read_labels
 from diffuseg.eval.video_files import FileSet, need_file, need_folder
 
 
@@ -128,83 +125,6 @@ class PascalContext(ImageSet):
         return read_values(held.mask) if held.mask.suffix != ".mat" else _read_matlab(held.mask)
 
 
-class Coco(ImageSet):
-    """COCO's pictures with one of three sets of labels: COCO-Object, COCO-Stuff 171 or 27.
-
-    Pictures lie in `images/SPLIT` or `SPLIT`, maps in `annotations/SPLIT` or
-    `stuffthingmaps/SPLIT`. COCO-Object is read from `*_instanceTrainIds.png` (GroupViT's
-    conversion), else from the stuffthingmaps by the same rule (all stuff and what is not labelled
-    is background), else from `coco_seg_anno` (255 is not scored); `label_source` says which.
-
-    Args:
-        root: The folder, or the one above `coco`.
-        name: "coco_object81", "coco_stuff171" or "coco_stuff27", whose images are those of the
-            published list.
-        split: "val2017" or "train2017".
-        limit: Only the first so many images.
-        geometry: What of a picture is scored; "diffseg" for the 27 classes, else "whole", unless
-            you say otherwise.
-        names: Of whose prompts, see `LabelSet.renamed`.
-
-    Raises:
-        InputError: Something is missing, or the 27 classes are asked for of another split.
-
-    Example:
-        >>> len(Coco("coco", name="coco_stuff27"))  # doctest: +SKIP
-        2175
-    """
-
-    def __init__(
-        self,
-        root: PathLike,
-        *,
-        name: str = "coco_object81",
-        split: str = "val2017",
-        limit: int | None = None,
-        geometry: str | None = None,
-        names: str | None = None,
-    ) -> None:
-        facts = find_facts(name, "images")
-        split = {"val": "val2017", "train": "train2017"}.get(split, split)
-        folder = inside(Path(root), ("coco", "COCO"), ("images",))
-        pictures = first_folder(folder, (f"images/{split}", split), facts.title, facts.layout)
-        maps = [f"annotations/{split}", f"stuffthingmaps/{split}"]
-        labels, source, ending = _labels(name, names), "", ".png"
-        if name == "coco_object81":
-            masks = first_folder(folder, [*maps, "coco_seg_anno"], facts.title, facts.layout)
-            if next(masks.glob("*_instanceTrainIds.png"), None) is not None:
-                source, ending = "*_instanceTrainIds.png of GroupViT", "_instanceTrainIds.png"
-            elif masks.name == "coco_seg_anno":
-                source = "coco_seg_anno, where 255 is not scored; not those of GroupViT"
-            else:
-                source = "stuffthingmaps by GroupViT's rule, nothing is left out"
-                # 255 is what nobody labelled: background there.
-                labels = labels.with_values(read_facts(name)["stuffthingmaps"], {255: 0})
-        else:
-            masks = first_folder(folder, maps, facts.title, facts.layout)
-        if name == "coco_stuff27":
-            if split != "val2017":
-                raise InputError(
-                    "the images of coco_stuff27 are part of val2017", got=split, remedy="leave it"
-                )
-            stems = [f"{number:012d}" for number in coco_stuff27_images()]
-        else:
-            stems = list(by_stem(pictures))
-        files = [
-            ImageFiles(id=one, picture=pictures / f"{one}.jpg", mask=masks / f"{one}{ending}")
-            for one in first_items(stems, limit)
-        ]
-        usual = "diffseg" if name == "coco_stuff27" else "whole"
-        super().__init__(
-            name,
-            split=split,
-            labels=labels,
-            files=files,
-            geometry=geometry or usual,
-            label_source=source,
-        )
-
-
 class Cityscapes(ImageSet):
     """Cityscapes: `leftImg8bit/SPLIT/CITY`, `gtFine/SPLIT/CITY`, in 19 or 27 classes.
 
@@ -257,13 +177,13 @@ class Cityscapes(ImageSet):
         )
 
 
-class TwoFolders(ImageSet):
-    """Pictures in one folder, masks with the same names in another: ADE20K and SUN RGB-D.
+class Ade20k(ImageSet):
+    """ADE20K: `images/SPLIT`, and masks with the same names in `annotations/SPLIT`.
 
     Args:
-        root: The folder, or one above it.
-        name: "ade150" or "sunrgbd37".
-        split: "training" or "validation"; "train" or "test".
+        root: The folder, or the one above `ADEChallengeData2016`.
+        name: "ade150".
+        split: "training" or "validation".
         limit: Only the first so many images.
         names: Of whose prompts, see `LabelSet.renamed`.
 
@@ -271,14 +191,9 @@ class TwoFolders(ImageSet):
         InputError: Something is missing.
 
     Example:
-        >>> len(TwoFolders("ADEChallengeData2016"))  # doctest: +SKIP
+        >>> len(Ade20k("ADEChallengeData2016"))  # doctest: +SKIP
         2000
     """
-
-    _folders: Mapping[str, tuple[str, str]] = {
-        "ade150": ("images", "annotations"),
-        "sunrgbd37": ("image", "label37"),
-    }
 
     def __init__(
         self,
@@ -290,12 +205,11 @@ class TwoFolders(ImageSet):
         names: str | None = None,
     ) -> None:
         facts = find_facts(name, "images")
-        if name == "ade150":
-            split = {"val": "validation", "train": "training"}.get(split, split)
-        folder = inside(Path(root), ("ADEChallengeData2016", "SUNRGBD"), self._folders[name])
+        split = {"val": "validation", "train": "training"}.get(split, split)
+        folder = inside(Path(root), ("ADEChallengeData2016",), ("images",))
         pictures, masks = (
             need_folder(folder / one / split, facts.title, facts.layout)
-            for one in self._folders[name]
+            for one in ("images", "annotations")
         )
         files = first_items(paired_files(pictures, masks), limit)
         super().__init__(name, split=split, labels=_labels(name, names), files=files)
