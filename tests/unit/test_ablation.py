@@ -18,6 +18,7 @@ from diffuseg.eval.published import TABLES, Row, Table, vary
 from diffuseg.image import Image
 from diffuseg.methods import METHODS, with_settings
 from support.folders import write_sd15
+from support.image_folders import write_own
 
 ATTEND = {
     "timesteps": vary("Noise level", "timestep", (50, 100, 400), {"VOC": (1.0, 3.0, 2.0)}),
@@ -170,3 +171,14 @@ def test_command_line(model, tables, tmp_path):
     assert (tmp_path / "a" / "ablation.md").is_file()
     done = CliRunner().invoke(app, [*words, "--table", "gamma"])
     assert done.exit_code == 2
+
+
+def test_any_data_set_can_be_measured(model, tables, tmp_path):
+    write_own(tmp_path / "own")
+    words = ["ablate", "folder", "--root", str(tmp_path / "own"), "--method", "attend", "--limit"]
+    words += ["1", "--model", model.source, "--size", "64", "--device", "cpu", "--quiet"]
+    done = CliRunner().invoke(app, [*words, "--table", "timesteps", "--json"])
+    assert done.exit_code == 0, done.output
+    held = json.loads(done.stdout)
+    assert (held["dataset"], held["n_images"]) == ("folder", 1)
+    assert "size of the image" in held["geometry"]

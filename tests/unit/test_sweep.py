@@ -18,6 +18,7 @@ from diffuseg.eval.grid import Bare, parse_grid, plan
 from diffuseg.eval.sweep_report import curves
 from diffuseg.image import Image
 from support.folders import write_sd15
+from support.image_folders import write_own, write_picture, write_voc
 
 PRESET = {"attend": {"timestep": 100, "levels": [2], "heads": [0]}}
 
@@ -224,3 +225,70 @@ def test_command_line(tmp_path):
     assert json.loads(preset.read_text()) == held["preset"]
     assert held["preset"]["attend"]["levels"] == [1, 2]
     assert (tmp_path / "report" / "timestep.png").is_file()
+
+
+def test_any_data_set_can_be_swept(model, tmp_path, monkeypatch):
+    write_voc(tmp_path)
+    monkeypatch.setenv("COLUMNS", "60")
+    words = ["sweep", "voc12", "--root", str(tmp_path), "--names", "plain", "--limit", "1"]
+    words += [
+        "--model",
+        model.source,
+        "--device",
+        "cpu",
+        "--size",
+        "64",
+        "--set",
+        "timestep=50,100",
+    ]
+    report = tmp_path / "report"
+    done = CliRunner().invoke(app, [*words, "--report", str(report)])
+    assert done.exit_code == 0, done.output
+    held = json.loads((report / "sweep.json").read_text())
+    assert (held["dataset"], held["split"], held["n_images"]) == ("voc21", "val", 1)
+    assert "size of the image" in held["geometry"]
+    assert "- Data: scored at the size of the image" in (report / "sweep.md").read_text()
+    # Broken to the width of the terminal, not cut off.
+    assert " ".join(done.stdout.split()).endswith(str(report / "sweep.json"))
+    said = " ".join(done.stdout.split())
+    assert "score it on another split before you quote it." in said
+
+
+def test_another_folder_is_another_sweep(model, tmp_path):
+    write_own(tmp_path / "a")
+    write_own(tmp_path / "b")
+    write_picture(tmp_path / "b/images/one.jpg", (40, 50))
+    (tmp_path / "b/masks/one.png").write_bytes((tmp_path / "b/masks/two.png").read_bytes())
+    found = [
+        ds.sweep(
+            "folder", {"timestep": [50]}, model=model, size=64, root=tmp_path / one,
+            report=tmp_path / "report",
+        )
+        for one in ("a", "b")
+    ]  # fmt: skip
+    alone = ds.sweep("folder", {"timestep": [50]}, model=model, size=64, root=tmp_path / "b")
+    assert found[1].rows[0]["miou"] == alone.rows[0]["miou"] != found[0].rows[0]["miou"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["scenes", "--root", "here"], "scenes is drawn, not read"),
+        (["voc21"], "voc21 is read from its folder"),
+        (["voc21", "--root", "nowhere"], "no folder nowhere"),
+        (["folder", "--root", "own", "--geometry", "diffseg"], "has but one choice of geometry"),
+        (["folder", "--root", "own", "--names", "ovdiff"], "has but one choice of names"),
+        (["bsds500", "--root", "own"], "must have classes"),
+    ],
+)
+@pytest.mark.parametrize("command", [["sweep", "--set", "timestep=50"], ["ablate"]])
+def test_data_sets_asked_for_wrongly(model, tmp_path, monkeypatch, command, words, why):
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path / "own")
+    method = ["--method", "diffsegmenter"] if command == ["ablate"] else []
+    rest = ["--model", model.source, "--device", "cpu", *method]
+    done = CliRunner().invoke(app, [command[0], *words, *command[1:], *rest])
+    assert done.exit_code == 2, done.output
+    assert why in " ".join(done.stderr.split())
+    assert done.stderr.count("error:") == 1
+    assert not done.stdout

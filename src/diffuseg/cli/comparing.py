@@ -14,7 +14,14 @@ from diffuseg.cli.options import (
     VerboseOption,
     say_model,
 )
-from diffuseg.cli.terminal import FAILED, print_json, progress_bar, show_logs, stdout
+from diffuseg.cli.terminal import (
+    FAILED,
+    print_json,
+    print_markdown,
+    progress_bar,
+    show_logs,
+    stdout,
+)
 from diffuseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,9 +62,7 @@ def compare(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     else:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
 
 
 def merge(
@@ -76,9 +81,7 @@ def merge(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
         stdout().print(str(output / "report.json"), markup=False)
 
 
@@ -141,9 +144,7 @@ def reproduce(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
     if found.verdict == "off":
         raise typer.Exit(FAILED)
 
@@ -155,8 +156,6 @@ def _plain(recipe: "Recipe") -> dict[str, object]:
 
 
 def _say(recipes: "list[Recipe]", lines: list[str], checked: bool) -> None:
-    from rich.markdown import Markdown
-
     from diffuseg.eval.recipe import NO_NUMBER
     from diffuseg.eval.report import table_lines
 
@@ -174,7 +173,7 @@ def _say(recipes: "list[Recipe]", lines: list[str], checked: bool) -> None:
         ]
         text = "\n".join(table_lines(("recipe", "data", "printed", "tolerance"), rows))
         text += "\n\n" + "\n".join(f"- {k}: {why}." for k, why in NO_NUMBER.items())
-    stdout().print(Markdown(text))
+    print_markdown(text)
     if checked:
         count = "recipe" if len(recipes) == 1 else "recipes"
         stdout().print(f"{len(recipes)} {count} checked; only the weights are left", markup=False)

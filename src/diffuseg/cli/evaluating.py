@@ -24,12 +24,16 @@ from diffuseg.cli.options import (
     read_filter,
     say_model,
 )
-from diffuseg.cli.terminal import (
-    progress_bar,
-    show_logs,
-    stdout,
-)
+from diffuseg.cli.terminal import print_markdown, progress_bar, show_logs, stdout
 from diffuseg.errors import InputError
+
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
+GeometryOption = Annotated[
+    str | None, typer.Option(help="What of a picture is scored: whole, diffseg, …")
+]
+NamesOption = Annotated[
+    str | None, typer.Option(metavar="SYSTEM", help="Whose words for the classes: ovdiff, …")
+]
 
 
 def evaluate(
@@ -37,13 +41,9 @@ def evaluate(
     method: MethodOption = None,
     model: ModelOption = None,
     settings: SetOption = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    geometry: Annotated[
-        str | None, typer.Option(help="What of a picture is scored: whole, diffseg, …")
-    ] = None,
-    names: Annotated[
-        str | None, typer.Option(metavar="SYSTEM", help="Whose words for the classes: ovdiff, …")
-    ] = None,
+    root: RootOption = None,
+    geometry: GeometryOption = None,
+    names: NamesOption = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
@@ -99,9 +99,7 @@ def evaluate(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
         if report is not None:
             stdout().print(str(report / "report.json"), markup=False)
 
@@ -125,6 +123,9 @@ def sweep(
         bool, typer.Option("--one-by-one", help="Vary each setting alone, not all with all.")
     ] = False,
     by: Annotated[str | None, typer.Option(help="Figure that decides: miou, acc, …")] = None,
+    root: RootOption = None,
+    geometry: GeometryOption = None,
+    names: NamesOption = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
@@ -165,7 +166,8 @@ def sweep(
     say_model(loaded, chosen, quiet)
     options = given(
         use_preset=preset, by=by, split=split, limit=limit, seed=seed, noise_seed=noise_seed,
-        one_by_one=one_by_one, given=told, average=average, size=size, report=report,
+        one_by_one=one_by_one, given=told, average=average, size=size, report=report, root=root,
+        geometry=geometry, names=names,
     )  # fmt: skip
     options |= _filter_options(told, class_filter, filter_settings, loaded)
     with progress_bar("sweeping", quiet=quiet) as advance:
@@ -176,9 +178,7 @@ def sweep(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
         for path in [report / "sweep.json" if report else None, write_preset]:
             if path is not None:
                 stdout().print(str(path), markup=False)
@@ -197,6 +197,9 @@ def ablate(
         bool | None, typer.Option(help="Fill what is left open from the model's preset.")
     ] = None,
     by: Annotated[str | None, typer.Option(help="Figure shown: miou, acc, …")] = None,
+    root: RootOption = None,
+    geometry: GeometryOption = None,
+    names: NamesOption = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which stream of scenes.")] = None,
@@ -233,7 +236,8 @@ def ablate(
     say_model(loaded, chosen, quiet)
     options = given(
         tables=table, use_preset=preset, by=by, split=split, limit=limit, seed=seed,
-        noise_seed=noise_seed, given=told, average=average, size=size, report=report,
+        noise_seed=noise_seed, given=told, average=average, size=size, report=report, root=root,
+        geometry=geometry, names=names,
     )  # fmt: skip
     options |= _filter_options(told, class_filter, filter_settings, loaded)
     with progress_bar("measuring", quiet=quiet) as advance:
@@ -241,9 +245,7 @@ def ablate(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
         if report is not None:
             stdout().print(str(report / "ablation.json"), markup=False)
 
@@ -301,7 +303,5 @@ def quality(
     meter = partial(progress_bar, quiet=quiet)
     found = measure_quality(loaded, report=report, meter=meter, **options)
     if not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(quality_tables(found)))
+        print_markdown(quality_tables(found))
     stdout().print(str(report / "quality.json"), markup=False)

@@ -22,7 +22,14 @@ from diffuseg.cli.options import (
     read_formats,
     say_model,
 )
-from diffuseg.cli.terminal import print_json, progress_bar, show_logs, show_preview, stdout
+from diffuseg.cli.terminal import (
+    print_json,
+    print_markdown,
+    progress_bar,
+    show_logs,
+    show_preview,
+    stdout,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,9 +180,7 @@ def evaluate_clicks(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
         if report is not None:
             stdout().print(str(report / "clicks.json"), markup=False)
 

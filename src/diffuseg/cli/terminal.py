@@ -133,6 +133,14 @@ def print_json(held: object) -> None:
     sys.stdout.write(json.dumps(held, indent=2) + "\n")
 
 
+def print_markdown(text: str) -> None:
+    """Print a page on standard output; unlike other output it is broken to the width there is."""
+    from rich.markdown import Markdown
+
+    # Without this the lines of lists would be cut off.
+    stdout().print(Markdown(text), soft_wrap=False)
+
+
 def show_preview(seg: "Segmentation", image: object = None) -> None:
     """Print a small picture of a result on standard output."""
     from diffuseg.render.terminal import preview

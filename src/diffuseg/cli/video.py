@@ -20,7 +20,7 @@ from diffuseg.cli.options import (
     read_filter,
     say_model,
 )
-from diffuseg.cli.terminal import print_json, progress_bar, show_logs, stdout
+from diffuseg.cli.terminal import print_json, print_markdown, progress_bar, show_logs, stdout
 from diffuseg.errors import InputError
 
 VideoMethodOption = Annotated[
@@ -146,9 +146,7 @@ def evaluate_video(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
 
 
 def _reader(name: str | None, device: str | None, offline: bool | None) -> object:

@@ -17,7 +17,7 @@ from diffuseg.eval.grid import shown
 from diffuseg.eval.published import TABLES, Row, Table
 from diffuseg.eval.report import weights_line
 from diffuseg.eval.sweep import sweep
-from diffuseg.eval.sweep_report import Sweep
+from diffuseg.eval.sweep_report import Sweep, data_lines
 from diffuseg.files import atomic_path
 from diffuseg.methods import OVDiff, find_method, method_name
 
@@ -91,6 +91,7 @@ class Ablation:
             f"- Here: {_label(found.by)}. Published: mIoU on photographs, with real weights.",
             f"- Other settings: {fixed}.",
             f"- Protocol: {found.protocol}.",
+            *data_lines(found),
             f"- Model: {weights_line(found.model)}.",
             "- Versions: " + ", ".join(f"{k} {v}" for k, v in found.versions.items()) + ".",
             "",
@@ -161,8 +162,8 @@ def ablate(
         report: A folder for `ablation.json`, `ablation.md`, a plot of every table over a number,
             and the state of the run: called again with the same settings, it goes on.
         progress: Called with (done, all) after every image.
-        options: As for `sweep`: `split`, `limit`, `seed`, `size`, `use_preset`, `given`, `by`, …;
-            for OVDiff as for `sweep_banks`.
+        options: As for `sweep`: `root`, `geometry`, `names`, `split`, `limit`, `seed`, `size`,
+            `use_preset`, `given`, `by`, …; for OVDiff as for `sweep_banks`.
 
     Raises:
         InputError: The method has no tables, or none of that name; and as `sweep`.
@@ -254,7 +255,7 @@ def write_ablation(found: Ablation, folder: Path) -> list[Path]:
 
 
 def _check_options(options: Mapping[str, object]) -> None:
-    known = ("split", "limit", "seed", "batch_size", "by")
+    known = ("root", "geometry", "names", "split", "limit", "seed", "batch_size", "by")
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(

@@ -7,14 +7,15 @@ in a bank, which is built first. Pictures are drawn once for all of them.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from diffuseg.eval.datasets import BACKGROUND, Dataset, open_dataset
-from diffuseg.eval.runner import evaluate, identify, versions
-from diffuseg.eval.sweep_report import Sweep
+from diffuseg.eval.datasets import BACKGROUND, Dataset
+from diffuseg.eval.runner import evaluate, find_dataset, identify, versions
+from diffuseg.eval.sweep_report import Sweep, data_facts
 from diffuseg.methods import OVDiff, method_name, with_settings
 from diffuseg.models import find_model
 from diffuseg.ovdiff.building import build_bank
@@ -33,6 +34,9 @@ def sweep_banks(
     method: OVDiff,
     model: object = None,
     report: Path,
+    root: str | os.PathLike[str] | None = None,
+    geometry: str | None = None,
+    names: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     seed: int = 1,
@@ -48,6 +52,9 @@ def sweep_banks(
         method: With the settings that stay.
         model: As for `segment`.
         report: A folder for drawings, banks and runs: called again, it goes on where it was.
+        root: Folder of a data set of files,
+        geometry: what of its pictures is scored, and
+        names: whose words for its classes are used, as for `open_dataset`.
         split: Which part of the data set.
         limit: Only the first so many images.
         seed: Which stream of scenes.
@@ -60,12 +67,8 @@ def sweep_banks(
         WeightsError: The model's weights are not to be had.
     """
     loaded = find_model(model)
-    data = (
-        open_dataset(dataset, split=split, seed=seed, limit=limit)
-        if isinstance(dataset, str)
-        else dataset
-    )
-    n_images = len(data) if limit is None else min(limit, len(data))
+    where: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
+    data, n_images = find_dataset(dataset, split=split, seed=seed, limit=limit, **where)
     classes = [name for name in data.classes if name != BACKGROUND]
     found: list[dict[str, Any]] = []
     protocol = ""
@@ -84,7 +87,7 @@ def sweep_banks(
             model=loaded,
             limit=limit,
             batch_size=batch_size,
-            report=report / "runs" / _told([data.name, data.split, data.seed, asdict(chosen)]),
+            report=report / "runs" / _told(_run_facts(data, chosen)),
             progress=told,
         )
         protocol = scored.protocol
@@ -102,6 +105,7 @@ def sweep_banks(
         fields=tuple(dict.fromkeys(name for row in rows for name in row)),
         by=by,
         protocol=protocol,
+        **data_facts(data),
         one_by_one=True,
         rows=tuple(found),
         versions=versions(),
@@ -112,6 +116,13 @@ def _fixed(method: OVDiff, model: Any) -> dict[str, object]:
     """What holds where a row says nothing: the preset, and what was set."""
     held = {name: value for name, value in asdict(method).items() if value is not None}
     return _plain({**model.preset.get("ovdiff", {}), **held})
+
+
+def _run_facts(data: Dataset, method: OVDiff) -> list[object]:
+    """What tells one run from another, so that each has its own folder."""
+    held: list[object] = [data.name, data.split, data.seed, asdict(method)]
+    files = getattr(data, "fingerprint", None)
+    return held if files is None else [*held, files, getattr(data, "geometry", "")]
 
 
 def _told(values: object) -> str:

@@ -116,11 +116,8 @@ def evaluate(
     check_number("batch_size", batch_size, least=1)
     check_number("resamples", resamples, least=0)
     part = _check_shard(shard)
-    data = dataset
-    if isinstance(data, str):
-        told: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
-        data = open_dataset(data, split=split, seed=seed, limit=limit, **told)
-    n_images = len(data) if limit is None else min(limit, len(data))
+    where: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
+    data, n_images = find_dataset(dataset, split=split, seed=seed, limit=limit, **where)
     segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
     rules = find_rules(segmenter.method, segmenter.model, data, n_images, given)
     if rules.given == "vocabulary" and not chooses(segmenter.method):
@@ -180,6 +177,24 @@ def evaluate(
         write_report(found, folder)
         write_classes(found, folder)
     return found
+
+
+def find_dataset(
+    dataset: str | Dataset,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    geometry: str | None = None,
+    names: str | None = None,
+    split: str | None,
+    seed: int,
+    limit: int | None,
+) -> tuple[Dataset, int]:
+    """Return a data set, opened if it is named, and how many of its images are wanted."""
+    data = dataset
+    if isinstance(data, str):
+        told: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
+        data = open_dataset(data, split=split, seed=seed, limit=limit, **told)
+    return data, len(data) if limit is None else min(limit, len(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from diffuseg.api import capture, check_number, find_model
 from diffuseg.asking import takes_captions, write_captions
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
-from diffuseg.eval.datasets import Dataset, Sample, open_dataset
+from diffuseg.eval.datasets import Dataset, Sample
 from diffuseg.eval.grid import Bare, Key, Setting, joint_needs, plan, plan_rows, shown
 from diffuseg.eval.protocols import PROTOCOLS
 from diffuseg.eval.report import score
-from diffuseg.eval.runner import identify, plain_fields, versions
+from diffuseg.eval.runner import find_dataset, identify, plain_fields, versions
 from diffuseg.eval.scoring import Rules, find_rules, informed, named_classes, score_sample
 from diffuseg.eval.state import Counts, ImageScore, RunState, add_up
-from diffuseg.eval.sweep_report import Sweep, write_sweep
+from diffuseg.eval.sweep_report import Sweep, data_facts, write_sweep
 from diffuseg.filtering import ClassFilter, describe_filter, find_filter, run_filter
 from diffuseg.methods import DEFAULT_METHOD, backbone_of, find_method, method_name
 from diffuseg.prompts import parse_classes
@@ -39,6 +39,9 @@ def sweep(
     method: object = DEFAULT_METHOD,
     model: object = None,
     use_preset: bool = True,
+    root: str | os.PathLike[str] | None = None,
+    geometry: str | None = None,
+    names: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     seed: int = 1,
@@ -62,6 +65,9 @@ def sweep(
         method: A name, or a method object with the settings that do not vary.
         model: As for `segment`.
         use_preset: Whether fields left open take the model's preset, as they do elsewhere.
+        root: Folder of a data set of files,
+        geometry: what of its pictures is scored, and
+        names: whose words for its classes are used, as for `open_dataset`.
         split: Which part of the data set; choose settings on "val" and report on "test".
         limit: Only the first so many images; 200 for Scenes.
         seed: Which stream of scenes.
@@ -86,12 +92,8 @@ def sweep(
         >>> found.best["settings"]  # doctest: +SKIP
         {'timestep': 100}
     """
-    data = (
-        open_dataset(dataset, split=split, seed=seed, limit=limit)
-        if isinstance(dataset, str)
-        else dataset
-    )
-    n_images = len(data) if limit is None else min(limit, len(data))
+    where: dict[str, Any] = {"root": root, "geometry": geometry, "names": names}
+    data, n_images = find_dataset(dataset, split=split, seed=seed, limit=limit, **where)
     check_number("seed", noise_seed, least=0)
     chosen = find_method(method)
     loaded = find_model(model, backbone=backbone_of(chosen))
@@ -120,6 +122,9 @@ def sweep(
         "size": size,
         "version": metadata.version("diffuseg"),
     }
+    if (files := getattr(data, "fingerprint", None)) is not None:
+        # Another folder is another run, and so is another part of its pictures.
+        held |= {"files": files, "geometry": getattr(data, "geometry", "")}
     folder = None if report is None else Path(report)
     state = RunState(None if folder is None else folder / "images.jsonl", held, empty)
     known = n_images * len(settings)
@@ -163,6 +168,7 @@ def sweep(
         fields=tuple(varying),
         by=by,
         protocol=PROTOCOLS[rules.named, rules.given],
+        **data_facts(data),
         one_by_one=one_by_one,
         rows=tuple(
             _row(one, number, len(settings), state, data, empty, average, varying)

@@ -29,6 +29,8 @@ class Sweep:
         fields: The fields that vary.
         by: The figure by which settings are compared.
         protocol: In words, what the method was told and how its segments got names.
+        geometry: What of a picture is shown and scored, where the data set says so; with
+            `label_source` and `note`, whose labels they are and what has to be known beside them.
         one_by_one: Whether each field varied alone; a row then has only the one that did.
         rows: One a setting: `settings`, figures by name, and `seconds` an image without the model.
         left_out: Combinations the model cannot do: `settings` and `reason`.
@@ -45,6 +47,9 @@ class Sweep:
     fields: tuple[str, ...]
     by: str
     protocol: str = ""
+    geometry: str = ""
+    label_source: str = ""
+    note: str = ""
     one_by_one: bool = False
     rows: tuple[Mapping[str, Any], ...]
     left_out: tuple[Mapping[str, Any], ...] = ()
@@ -104,6 +109,7 @@ class Sweep:
         lines += [
             f"- Other settings: {fixed}.",
             *([f"- Protocol: {self.protocol}."] if self.protocol else []),
+            *data_lines(self),
             "- The best setting was chosen on the images its figure is of (oracle "
             "`tuned-on-split`): score it on another split before you quote it.",
             "- Seconds are of the method, without the model.",
@@ -112,6 +118,18 @@ class Sweep:
             "",
         ]
         return "\n".join(lines)
+
+
+def data_facts(data: object) -> dict[str, Any]:
+    """Return what a data set says of itself, as fields of `Sweep`; "" for one that is drawn."""
+    return {one: getattr(data, one, "") for one in ("geometry", "label_source", "note")}
+
+
+def data_lines(found: Sweep) -> list[str]:
+    """Return the same in Markdown, what there is to say."""
+    labels = found.label_source and f"labels: {found.label_source}"
+    said = [one for one in (found.geometry, labels, found.note) if one]
+    return [f"- Data: {'; '.join(said)}."] if said else []
 
 
 def write_sweep(found: Sweep, folder: Path) -> list[Path]:
