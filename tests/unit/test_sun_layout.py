@@ -1,6 +1,7 @@
 """SUN RGB-D from its folders by sensor, with the labels of the toolbox or of every scene."""
 
 import importlib.util
+import re
 
 import numpy as np
 import pytest
@@ -72,8 +73,8 @@ def test_without_h5py_the_toolbox_is_not_read_another_way(tmp_path, monkeypatch)
     ("gone", "why"),
     [
         ("SUNRGBDtoolbox", "no folder .*SUNRGBDtoolbox"),
-        (SPLITS, "none in .*SUNRGBDtoolbox"),
-        (f"{METADATA}/SUNRGBDMeta.mat", "none in .*SUNRGBDtoolbox"),
+        (SPLITS, "no file .*allsplit.mat"),
+        (f"{METADATA}/SUNRGBDMeta.mat", "no file .*SUNRGBDMeta.mat"),
         (f"SUNRGBD/{SUN_SCENES[1]}/image", "1 of 2 pictures missing, the first .*NYU0001/image/"),
         ("SUNRGBD", "no folder .*image/test, nor .*SUNRGBD with kv1"),
     ],
@@ -84,7 +85,8 @@ def test_what_is_missing_is_said(tmp_path, gone, why):
     (tmp_path / gone).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=why):
         open_dataset("sunrgbd37", root=tmp_path)
-    assert not inspect_folder("sunrgbd37", tmp_path).complete
+    [missing] = inspect_folder("sunrgbd37", tmp_path).missing
+    assert re.search(why, missing)
 
 
 @pytest.mark.parametrize(

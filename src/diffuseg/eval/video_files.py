@@ -178,7 +178,9 @@ def need_file(folder: Path, name: str) -> Path:
         near = sorted(one.name for one in (folder / name).parent.glob("*.txt"))
         listed = f"; there are {', '.join(near)}" if near else ""
         raise missing(
-            f"the file {name} of the release", f"none in {folder}{listed}", "take it from there"
+            f"the file {name} of the release",
+            f"no file {folder / name}{listed}",
+            "take it from there",
         )
     return folder / name
 
