@@ -88,7 +88,7 @@ STILL = {"zoom": (1.0, 1.0), "flip": False, "jitter": 0.0, "crop": 64, "precisio
 
 def test_one_picture_is_learned_by_heart_and_masks_go_with_their_words():
     recipe = SegRecipe(
-        steps=170, images=2, queries=2, negatives=0.0, warmup=10, learning_rate=6e-3, final=0.05,
+        steps=100, images=2, queries=2, negatives=0.0, warmup=10, learning_rate=8e-3, final=0.05,
         timestep_power=0.5, **STILL,
     )  # fmt: skip
     updater, source = build(recipe)
