@@ -20,6 +20,7 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- video: crf --> … <!-- /video -->    of `scripts/video_tables.py`: a table of VidSeg's paper
     <!-- video: runs --> … <!-- /video -->   the same: with what
     <!-- leaderboard --> … <!-- /leaderboard -->   all stored reports of Scenes, a table a protocol
+    <!-- regions --> … <!-- /regions -->   docs/assets/regions, of `diffuseg evaluate-regions`
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
 miniature's `quality.json` is what `diffuseg quality --report` writes. A figure whose report is not
@@ -34,7 +35,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "ablation", lambda given: f"\n\n{paper_table(given, assets)}\n\n")
     text = _replaced(text, "video", lambda given: f"\n\n{_video(given, assets)}\n\n")
     text = _replaced(text, "leaderboard", lambda _: f"\n\n{_leaderboard(assets)}\n\n")
+    text = _replaced(text, "regions", lambda _: f"\n\n{_regions(assets)}\n\n")
     text = _replaced(text, "masks", lambda given: f"\n\n{_masks(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
@@ -195,6 +197,48 @@ def _leaderboard(assets: Path) -> str:
 
     now = (load(MINI / "quality.json") or {}).get("model", {}).get("unet_sha256")
     return board_text(reports, unet=now)
+
+
+def _regions(assets: Path) -> str:
+    """A table of the stored runs over BSDS500, and with what they were made."""
+    reports = [load(one) or {} for one in sorted((assets / "regions").glob("*.json"))]
+    if not reports:
+        return PENDING
+    shown = ("ods", "ois", "f_recall", "f_precision", "covering", "rand", "voi", "segments")
+    rows = [
+        (
+            f"{one['method']}, {_scales(one)}",
+            str(one["n_images"]),
+            *(f"{one['metrics'][name]:.2f}" for name in shown),
+        )
+        for one in reports
+    ]
+    head = (
+        "method", "images", "F (ODS)", "F (OIS)", "recall", "precision", "covering", "PRI",
+        "VOI", "segments",
+    )  # fmt: skip
+    first = reports[0]
+    digests = {str(one["model"]["unet_sha256"])[:16]: one["model"]["name"] for one in reports}
+    told = [
+        f"{first['dataset']}, {first['split']}, the first images of the folder",
+        ", ".join(f"{name}, U-Net `{digest}`" for digest, name in digests.items()),
+        f"people's boundaries {first['boundaries']}",
+        ", ".join(f"{k} {v}" for k, v in first["hardware"].items()),
+        ", ".join(f"{k} {first['versions'][k]}" for k in ("diffuseg", "torch", "scipy")),
+    ]
+    return "\n\n".join((table(head, rows), "; ".join(told) + "."))
+
+
+def _scales(report: Mapping) -> str:
+    """Which of its scales a run's figures are of."""
+    held = [one["settings"] for one in report["scales"]]
+    if len(held) < 2:
+        given = report["parameters"]
+        shown = ", ".join(f"{name}={given[name]}" for name in ("k", "tau") if name in given)
+        return f"{shown}, one scale"
+    name = next(iter(held[0]))
+    values = ", ".join(str(one[name]) for one in held)
+    return f"{name}={held[report['scale']][name]} of {values}"
 
 
 def _masks(given: str, assets: Path) -> str:

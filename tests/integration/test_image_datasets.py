@@ -212,7 +212,8 @@ def test_real_frames_from_layout_to_report(run):
 
 def same_but_for_time(path):
     held = json.loads(path.read_text())
-    return {name: value for name, value in held.items() if name != "seconds_per_image"}
+    measured = ("seconds_per_image", "peak_memory_mb")
+    return {name: value for name, value in held.items() if name not in measured}
 
 
 def test_regions_from_layout_to_report_and_on_after_a_stop(run, tmp_path, tiny):
@@ -243,6 +244,31 @@ def test_regions_from_layout_to_report_and_on_after_a_stop(run, tmp_path, tiny):
     refused = run(f"{words} --method attend")
     assert refused.exit_code == 2
     assert "regions have no names" in refused.stderr
+
+
+def test_regions_at_several_scales(run, tmp_path, tiny):
+    write_bsds(tmp_path / "data")
+    words = f"evaluate-regions bsds500 --root data --model {tiny} --size 64 --quiet --method kmeans"
+    scales = run(f"{words} --scales k=2,5 --report scales --json")
+    assert scales.exit_code == 0, scales.output
+    told = json.loads(scales.stdout)
+    assert told["boundaries"] == "the release's own"
+    assert [one["settings"] for one in told["scales"]] == [{"k": "2"}, {"k": "5"}]
+    assert (told["oracles"], told["uses_gt_scale"]) == (["best-scale"], True)
+    # Each scale is what a run of its own finds, and the best of them is the data set's.
+    alone = [json.loads(run(f"{words} --set k={k} --json").stdout) for k in (2, 5)]
+    found = [one["metrics"] for one in told["scales"]]
+    for mine, own in zip(found, alone, strict=True):
+        assert own["metrics"] == mine | {"ods": mine["f"], "ois": mine["f"]}
+        assert own["oracles"] == []
+    best = max((0, 1), key=lambda i: found[i]["f"])
+    assert told["scale"] == best
+    assert told["parameters"]["k"] == (2, 5)[best]
+    assert told["metrics"]["ods"] == told["metrics"]["ois"] == found[best]["f"] > 0
+    for wrong, why in (("k=2 --scales j=3", "a setting must be a field"), ("k=", "k must be")):
+        done = run(f"{words} --scales {wrong}")
+        assert done.exit_code == 2
+        assert why in done.stderr
 
 
 @pytest.mark.skipif(not (BSDS / "gt").is_dir(), reason=f"no BSDS500 in {BSDS}")

@@ -105,6 +105,49 @@ def test_one_rule_for_all():
         compare_reports(pair, average="mean")
 
 
+def test_printed_rows_say_from_which_run_they_differ():
+    pair = [report(), report(n_images=100, average="all_eps")]
+    found = compare_reports(pair, anyway=True)
+    flags = {one.method: one.differs for one in found.published}
+    assert flags["iSeg"] == (
+        "the run is of 100 of 1449 (run 2)",
+        "averaging rule: gt_present, the run all_eps (run 2)",
+    )
+    tuned = "oracle: tuned-on-split, the run none"
+    assert tuned in flags["DiffSegmenter"]
+    assert "averaging rule: all_eps, the run gt_present (run 1)" in flags["DiffSegmenter"]
+
+
+def regions(**changes):
+    figures = {"covering": 0.4, "rand": 0.7, "voi": 2.5, "ods": 0.3, "ois": 0.35}
+    held = {
+        "dataset": "bsds500",
+        "split": "test",
+        "n_images": 4,
+        "metrics": figures,
+        "tolerance": 0.0075,
+        "boundaries": "the release's own",
+        "protocol": "in words",
+        "given": "nothing",
+        "oracles": [],
+        "method": "diffseg",
+        "model": {"name": "mini", "source": "embedded", "unet_sha256": 64 * "0"},
+    }
+    return held | changes
+
+
+def test_runs_over_regions_stand_side_by_side():
+    text = compare_reports([regions(), regions(method="kmeans")]).to_markdown()
+    assert "| covering | 40.0 | 40.0 |" in text
+    assert "| F of boundaries, ODS | 30.0 | 30.0 |" in text
+    assert "| variation of information, bits | 2.50 | 2.50 |" in text
+    many = regions(uses_gt_scale=True)
+    assert [one.what for one in find_differences([regions(), many])] == ["oracle"]
+    for changes in ({"tolerance": 0.01}, {"boundaries": "thinned from their regions"}):
+        found = find_differences([regions(), regions(**changes)])
+        assert [one.what for one in found] == ["boundaries"]
+
+
 def test_printed_rows_say_in_what_they_differ():
     found = compare_reports([report(n_images=100, **CLASSES)])
     flags = {one.method: one.differs for one in found.published}

@@ -79,6 +79,12 @@ def evaluate_regions(
     method: MethodOption = "diffseg",
     model: ModelOption = None,
     settings: SetOption = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,VALUE", help="A setting to cut each image at several values of."
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Else the one usually scored.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     noise_seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
@@ -96,6 +102,7 @@ def evaluate_regions(
     """Score segments without names against regions people drew; stopped runs go on."""
     show_logs(quiet=quiet, verbose=verbose)
     from diffuseg.api import find_model
+    from diffuseg.eval.grid import parse_grid
     from diffuseg.eval.region_runner import evaluate_regions as run
     from diffuseg.methods import backbone_of
 
@@ -104,7 +111,7 @@ def evaluate_regions(
     say_model(loaded, chosen, quiet)
     options = given(
         split=split, limit=limit, noise_seed=noise_seed, size=size, batch_size=batch_size,
-        report=report,
+        report=report, scales=parse_grid([scales]) if scales else None,
     )  # fmt: skip
     with progress_bar("scoring", quiet=quiet) as advance:
         found = run(dataset, root=root, method=chosen, model=loaded, progress=advance, **options)

@@ -14,7 +14,16 @@ from diffuseg.eval.protocols import chosen_words, find_given, find_oracles
 from diffuseg.eval.published_rows import FIGURES, PublishedRow, published_rows
 from diffuseg.eval.report import percent, table_lines, weights_line
 
-_SHOWN = {**{ours: theirs for theirs, ours in FIGURES.items()}, "fwiou": "IoU by frequency"}
+_SHOWN = {
+    **{ours: theirs for theirs, ours in FIGURES.items()},
+    "fwiou": "IoU by frequency",
+    "covering": "covering",
+    "rand": "Rand index",
+    "voi": "variation of information, bits",
+    "ods": "F of boundaries, ODS",
+    "ois": "F of boundaries, OIS",
+}
+_NO_SHARES = ("voi",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,8 @@ class Comparison:
 
     Attributes:
         runs: What the runs are, one heading each.
-        figures: Shares of 1 by name, one value a run; None where a run has no such figure.
+        figures: Shares of 1 by name, `voi` in bits, one value a run; None where a run has no such
+            figure.
         intervals: Lower and upper end by name, the same way.
         models: Which weights each run is of.
         differences: In what protocols are unlike.
@@ -87,7 +97,9 @@ class Comparison:
                 "",
             ]
         rows = [
-            (_SHOWN[name], *map(_with_interval, values, self.intervals[name]))
+            (_SHOWN[name], *(f"{one:.2f}" if one is not None else "-" for one in values))
+            if name in _NO_SHARES
+            else (_SHOWN[name], *map(_with_interval, values, self.intervals[name]))
             for name, values in self.figures.items()
         ]
         lines += [*table_lines(("figure", *self.runs), rows), ""]
@@ -106,6 +118,7 @@ class Comparison:
                 )
                 for one in self.published
             ]
+            lines += ["", "What papers print, in per cent, and in what their protocol differs:"]
             head = ("published", "on", *(_SHOWN[name] for name in names), "source", "differs in")
             lines += ["", *table_lines(head, rows)]
         return "\n".join([*lines, ""])
@@ -207,6 +220,9 @@ def _protocol(report: Mapping[str, Any], average: str | None) -> dict[str, str]:
         "oracle": ", ".join(find_oracles(report)) or "none",
         "averaging rule": average or str(report.get("average", "gt_present")),
         "scored at": str(report.get("geometry", "-")),
+        "boundaries": f"off by {report['tolerance']}, {report.get('boundaries') or 'not stated'}"
+        if "tolerance" in report
+        else "-",
         "labels": str(report.get("label_source", "the data set's own labels")),
         "settings chosen on": str(threshold.get("chosen_on") or words),
     }
@@ -276,19 +292,18 @@ def _beside(
                 groups.setdefault(key, []).append(row)
     found = []
     for rows in groups.values():
-        alike = [
-            one
-            for one in reports
+        told = {
+            number: _unlike(one, rows[0], average)
+            for number, one in enumerate(reports, 1)
             if (one["dataset"], one["split"]) == (rows[0].dataset, rows[0].split)
-        ]
-        told = [_unlike(one, rows[0], average) for one in alike]
+        }
         found.append(
             Beside(
                 method=rows[0].method,
                 backbone=rows[0].backbone or "",
                 values={wanted[one.metric]: one.value for one in rows},
                 source=rows[0].source,
-                differs=tuple(dict.fromkeys(flag for flags in told for flag in flags)),
+                differs=_joined(told),
                 note=rows[0].note,
             )
         )
@@ -314,6 +329,15 @@ def _unlike(report: Mapping[str, Any], row: PublishedRow, average: str | None) -
     if row.metric == "mIoU" and rule != row.protocol.average:
         flags.append(f"averaging rule: {row.protocol.average}, the run {rule}")
     return flags
+
+
+def _joined(told: Mapping[int, Sequence[str]]) -> tuple[str, ...]:
+    """What a row differs in, and from which of the runs, if not from all."""
+    found = []
+    for flag in dict.fromkeys(flag for flags in told.values() for flag in flags):
+        where = [str(number) for number, flags in told.items() if flag in flags]
+        found.append(flag if len(where) == len(told) else f"{flag} (run {', '.join(where)})")
+    return tuple(found)
 
 
 def _complete(report: Mapping[str, Any]) -> int | None:

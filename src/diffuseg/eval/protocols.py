@@ -33,6 +33,8 @@ ORACLES: Mapping[str, str] = {
     "Hungarian)",
     "first-frame": "the truth of one frame of each video is given",
     "first-frame-labels": "the classes one frame of each video shows are given",
+    "best-scale": "of several scales the truth says which is best, for the split (ODS) and in each "
+    "image (OIS)",
     "tuned-on-split": "settings, such as a background threshold, were chosen on the split that is "
     "scored",
 }
@@ -46,6 +48,7 @@ _FLAGS: Mapping[str, str] = {
     "uses_gt_class_count": "class-count",
     "uses_gt_assignment": "image-hungarian",
     "uses_gt_first_frame": "first-frame",
+    "uses_gt_scale": "best-scale",
 }
 
 

@@ -1,85 +1,32 @@
 """A method that finds segments without names, over pictures that several people cut."""
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffuseg.api import build_segmenter, check_number
+from diffuseg.api import Segmenter, build_segmenter, check_number, find_model
 from diffuseg.errors import InputError
-from diffuseg.eval.region_sets import Bsds500, open_regions
-from diffuseg.eval.regions import TOLERANCE, RegionScores, mean_regions, score_regions
-from diffuseg.eval.report import plain_values, table_lines, weights_line, write_report
-from diffuseg.eval.runner import identify, plain_fields, versions
+from diffuseg.eval.protocols import find_oracles
+from diffuseg.eval.region_report import RegionReport
+from diffuseg.eval.region_sets import Bsds500, RegionSample, open_regions
+from diffuseg.eval.regions import (
+    TOLERANCE,
+    RegionScores,
+    best_regions,
+    mean_regions,
+    score_regions,
+)
+from diffuseg.eval.report import plain_values, write_report
+from diffuseg.eval.runner import hardware_of, identify, peak_memory, plain_fields, versions
 from diffuseg.journal import extend_journal, read_journal, write_journal
-from diffuseg.methods import method_name
+from diffuseg.methods import backbone_of, find_method, method_name, with_settings
 
 _STATE = "regions.jsonl"
-_PROTOCOL = (
-    "nothing is given; segments are compared with the regions of every person who cut the picture, "
-    "figures are means over people, then over pictures; undecided pixels are one segment; "
-    "boundaries are not matched one to one, so they do not compare with the benchmark's F"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionReport:
-    """What a run over regions found, and how.
-
-    Attributes:
-        dataset: Name of the data set; with `split`.
-        n_images: Pictures scored.
-        metrics: See `diffuseg.eval.regions.mean_regions`.
-        tolerance: How far a boundary may be off, as a share of the diagonal.
-        protocol: In words.
-        model: Name, source and checksum of the weights.
-        method: Name of the method.
-        parameters: Its settings, presets of the model filled in.
-        config: Settings of the run beside them.
-        versions: Of everything that computes.
-        seconds_per_image: Their median.
-    """
-
-    dataset: str
-    split: str
-    n_images: int
-    metrics: Mapping[str, float]
-    tolerance: float = TOLERANCE
-    protocol: str = _PROTOCOL
-    model: Mapping[str, object] = field(default_factory=dict)
-    method: str = ""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    config: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    seconds_per_image: float = math.nan
-
-    def to_json(self) -> str:
-        """Return the report as JSON text."""
-        return json.dumps(plain_values(asdict(self)), indent=2, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """Return the report as a page to read."""
-        rows = [(name.replace("_", " "), f"{value:.3f}") for name, value in self.metrics.items()]
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
-        return "\n".join(
-            [
-                f"# {self.method} with {self.model.get('name')} on {self.dataset}, {self.split}: "
-                f"{self.n_images} images",
-                "",
-                *table_lines(("figure", "value"), rows),
-                "",
-                f"- Protocol: {self.protocol}.",
-                f"- Boundaries may be off by {self.tolerance:g} of the diagonal.",
-                f"- Model: {weights_line(self.model)}.",
-                f"- Settings: {settings}.",
-                "- Versions: " + ", ".join(f"{k} {v}" for k, v in self.versions.items()) + ".",
-                "",
-            ]
-        )
+_COUNTED = "boundaries one to one"  # files of earlier versions lack these counts
 
 
 def evaluate_regions(
@@ -88,6 +35,7 @@ def evaluate_regions(
     root: str | os.PathLike[str] | None = None,
     method: object = "diffseg",
     model: object = None,
+    scales: Mapping[str, Sequence[object]] | None = None,
     split: str | None = None,
     limit: int | None = None,
     noise_seed: int = 0,
@@ -103,6 +51,9 @@ def evaluate_regions(
         root: Its folder.
         method: A name, or a method object, of those that are not told what to look for.
         model: As for `segment`.
+        scales: Values of one setting of the method: each image is cut at every one of them, coarse
+            to fine, and the truth says which is best, for the data set (ODS) and in each image
+            (OIS).
         split: Which part; by default the one usually scored.
         limit: Only the first so many images.
         noise_seed: Of the noise the images are shown under.
@@ -113,7 +64,8 @@ def evaluate_regions(
         progress: Called with (done, all) after every batch.
 
     Raises:
-        InputError: The folder is missing or lacks something, or the method looks for classes.
+        InputError: The folder is missing or lacks something, the method looks for classes, or
+            scales are of no setting of the method, or of more than one.
         WeightsError: The model's weights are not to be had.
 
     Example:
@@ -126,20 +78,26 @@ def evaluate_regions(
             raise InputError(f"{dataset} is read from its folder", got="no folder", remedy="root=")
         dataset = open_regions(dataset, root, split=split, limit=limit)
     n = len(dataset) if limit is None else min(limit, len(dataset))
-    segmenter = build_segmenter(model, method, seed=noise_seed, size=size)
-    name = method_name(segmenter.method)
-    if segmenter.method.needs(segmenter.model).prompt != "empty":
+    settings = _read_scales(scales)
+    chosen = find_method(method) if isinstance(method, str) else method
+    held = find_model(model, backbone=backbone_of(chosen))
+    segmenters = [
+        build_segmenter(held, with_settings(chosen, one), seed=noise_seed, size=size)
+        for one in settings
+    ]
+    name = method_name(chosen)
+    if segmenters[0].method.needs(segmenters[0].model).prompt != "empty":
         raise InputError(
             "regions have no names: the method must find segments by itself",
             got=name,
             remedy="use diffseg, iseg-unsupervised, kmeans or dbscan",
         )
     config: dict[str, object] = {"noise_seed": noise_seed, "size": size, "batch_size": batch_size}
-    identity = identify(segmenter.model)
+    identity = identify(held)
     key = json.dumps(
         [
-            *(dataset.name, dataset.split, name, TOLERANCE, config, identity, versions()),
-            *(plain_fields(segmenter.method), dict(segmenter.model.preset)),
+            *(_COUNTED, dataset.name, dataset.split, name, TOLERANCE, config, identity, versions()),
+            *([plain_fields(one.method) for one in segmenters], dict(segmenters[0].model.preset)),
         ],
         sort_keys=True,
         default=str,
@@ -153,36 +111,86 @@ def evaluate_regions(
     del rows[start:]
     for first in range(start, n, batch_size):
         samples = [dataset[i] for i in range(first, min(first + batch_size, n))]
-        results = segmenter.many([one.image for one in samples], [None] * len(samples))
-        new = [
-            {
-                "id": sample.id,
-                "seconds": sum(result.provenance.seconds.values()),
-                "parameters": plain_values(dict(result.provenance.parameters)),
-                "scores": score_regions(result.labels, sample.people).to_dict(),
-            }
-            for sample, result in zip(samples, results, strict=True)
-        ]
-        rows += json.loads(json.dumps(new, default=str))
+        rows += json.loads(json.dumps(_score(samples, segmenters), default=str))
         if folder is not None:
             extend_journal(folder / _STATE, rows[first:])
         if progress is not None:
             progress(len(rows), n)
-    found = RegionReport(
+    found = replace(
+        _report(rows[:n], settings),
         dataset=dataset.name,
         split=dataset.split,
-        n_images=n,
-        metrics=mean_regions(_scores(one["scores"]) for one in rows),
         model=identity,
         method=name,
-        parameters=rows[0]["parameters"],
         config=config,
         versions=versions(),
-        seconds_per_image=round(median(one["seconds"] for one in rows), 6),
+        hardware=hardware_of(held),
+        peak_memory_mb=peak_memory(),
     )
     if folder is not None:
         write_report(found, folder)
     return found
+
+
+def _read_scales(scales: Mapping[str, Sequence[object]] | None) -> list[dict[str, object]]:
+    """The settings of every scale; of one that is as the method is, none."""
+    if scales is None:
+        return [{}]
+    values = [(name, value) for name, held in scales.items() for value in held]
+    if len(scales) != 1 or not values:
+        raise InputError(
+            "scales are values of one setting",
+            got=f"{len(values)} values of {', '.join(scales) or 'none'}",
+            remedy='name them, for example scales={"tau": [0.3, 0.5, 0.7]}, --scales tau=0.3,0.5',
+        )
+    return [{name: value} for name, value in values]
+
+
+def _score(samples: Sequence[RegionSample], segmenters: Sequence[Segmenter]) -> list[Any]:
+    """What is kept of images: the scores of every scale; plain values."""
+    pictures: list[Any] = [one.image for one in samples]
+    cuts = [one.many(pictures, [None] * len(pictures)) for one in segmenters]
+    return [
+        {
+            "id": sample.id,
+            "stored": bool(sample.boundaries),
+            "seconds": sum(sum(one.provenance.seconds.values()) for one in results),
+            "parameters": [plain_values(dict(one.provenance.parameters)) for one in results],
+            "scores": [
+                score_regions(one.labels, sample.people, boundaries=sample.boundaries).to_dict()
+                for one in results
+            ],
+        }
+        for sample, *results in zip(samples, *cuts, strict=True)
+    ]
+
+
+def _report(
+    rows: Sequence[Mapping[str, Any]], settings: Sequence[dict[str, object]]
+) -> RegionReport:
+    """The report of images that are scored, without what is known of the run."""
+    scores = [[_scores(one) for one in row["scores"]] for row in rows]
+    figures, best = best_regions(scores)
+    scales = [
+        {"settings": held, "metrics": mean_regions(of_scale)}
+        for held, of_scale in zip(settings, zip(*scores, strict=True), strict=True)
+    ]
+    stored = sum(row["stored"] for row in rows)
+    return RegionReport(
+        dataset="",
+        split="",
+        n_images=len(rows),
+        metrics=figures,
+        scales=scales,
+        scale=best,
+        boundaries="the release's own"
+        if stored == len(rows)
+        else "thinned from their regions" + (f", {stored} stored" if stored else ""),
+        uses_gt_scale=len(settings) > 1,
+        oracles=find_oracles({"uses_gt_scale": len(settings) > 1}),
+        parameters=rows[0]["parameters"][best],
+        seconds_per_image=round(median(one["seconds"] for one in rows), 6),
+    )
 
 
 def _resumed(folder: Path | None, key: str) -> list[dict[str, Any]]:

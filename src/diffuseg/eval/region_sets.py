@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Integer
+from jaxtyping import Bool, Int32, Integer
 
 from diffuseg.errors import InputError
 from diffuseg.eval.dataset_facts import find_facts
@@ -24,11 +24,13 @@ class RegionSample:
         id: Names it within the data set.
         image: The picture.
         people: The region of every pixel, one map a person; numbers mean nothing beyond it.
+        boundaries: Thin lines between them, one map a person, where the release stores them.
     """
 
     id: str
     image: Image
     people: tuple[Int32[np.ndarray, "h w"], ...]
+    boundaries: tuple[Bool[np.ndarray, "h w"], ...] = ()
 
 
 class Bsds500:
@@ -97,14 +99,22 @@ class Bsds500:
         held = self.files[index]
         pixels = read_picture(held.picture)
         cuts: list[Int32[np.ndarray, "h w"]] = []
+        lines: list[Bool[np.ndarray, "h w"]] = []
         for path in self._people[held.id]:
-            found = _read_matlab(path) if path.suffix == ".mat" else [read_values(path)]
-            for one in found:
+            matlab = path.suffix == ".mat"
+            found, drawn = _read_matlab(path) if matlab else ([read_values(path)], [])
+            for one in [*found, *drawn]:
                 own = ImageFiles(id=held.id, picture=held.picture, mask=path)
                 check_sizes(own, (pixels.shape[0], pixels.shape[1]), (one.shape[0], one.shape[1]))
-                cuts.append(one.astype(np.int32))
-        image = Image(pixels=pixels, source=held.picture.name)
-        return RegionSample(id=held.id, image=image, people=tuple(cuts))
+            cuts += [one.astype(np.int32) for one in found]
+            lines += drawn
+        return RegionSample(
+            id=held.id,
+            image=Image(pixels=pixels, source=held.picture.name),
+            people=tuple(cuts),
+            # Of some people only, they would not be these people's.
+            boundaries=tuple(lines) if len(lines) == len(cuts) else (),
+        )
 
 
 def open_regions(
@@ -153,13 +163,17 @@ def check_regions(regions: Bsds500, *, progress: Callable[[int, int], None] | No
         )
 
 
-def _read_matlab(path: Path) -> list[Integer[np.ndarray, "h w"]]:
-    """The cuts of one picture: a row of cells, each a struct with a field Segmentation."""
+def _read_matlab(
+    path: Path,
+) -> tuple[list[Integer[np.ndarray, "h w"]], list[Bool[np.ndarray, "h w"]]]:
+    """The cuts of one picture and their boundaries: a row of cells, each a struct of both."""
     from scipy.io import loadmat
 
     try:
         cells = loadmat(path, variable_names=["groundTruth"])["groundTruth"].ravel()
-        return [np.asarray(cell["Segmentation"][0, 0]).astype(np.int32) for cell in cells]
+        cuts = [np.asarray(cell["Segmentation"][0, 0]).astype(np.int32) for cell in cells]
+        stored = [cell for cell in cells if "Boundaries" in (cell.dtype.names or ())]
+        lines = [np.asarray(cell["Boundaries"][0, 0]).astype(bool) for cell in stored]
     # A damaged file can raise almost anything.
     except Exception as error:
         raise InputError(
@@ -167,3 +181,4 @@ def _read_matlab(path: Path) -> list[Integer[np.ndarray, "h w"]]:
             got=f"{path}: {error!r}",
             remedy="extract it again",
         ) from error
+    return cuts, lines

@@ -1,8 +1,8 @@
 """Regions without classes against those several people drew: covering, Rand index, boundaries.
 
 Regions against a person's: one table of overlaps, exact integers. Boundaries: pixels that differ
-from a neighbour, right if one of the other's lies within the tolerance. The benchmark's own F
-measure also matches them one to one, which is not done here; figures do not compare with its.
+from a neighbour, found if one of the other's lies within the tolerance; and, for the benchmark's F,
+thinned and matched one to one, see `boundaries`.
 """
 
 import math
@@ -13,6 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
 from diffuseg.errors import InputError
+from diffuseg.eval.boundaries import (
+    BoundaryCounts,
+    count_boundaries,
+    find_best_scales,
+    thin_boundary,
+)
 
 TOLERANCE = 0.0075
 """How far a boundary may be off, as a share of the picture's diagonal (BSDS500)."""
@@ -31,6 +37,7 @@ class RegionScores:
         boundary_right: Pixels of the segmentation's boundaries near one of the person's.
         boundary_drawn: Pixels of the segmentation's boundaries.
         segments: Number of segments.
+        matched: Counts of thin boundaries, matched one to one: found, truth, right, drawn.
     """
 
     covering: tuple[float, ...]
@@ -41,6 +48,13 @@ class RegionScores:
     boundary_right: tuple[int, ...]
     boundary_drawn: int
     segments: int
+    matched: tuple[int, int, int, int]
+
+    @property
+    def boundaries(self) -> BoundaryCounts:
+        """Thin boundaries matched one to one, over all people."""
+        found, truth, right, drawn = self.matched
+        return BoundaryCounts(found=found, truth=truth, right=right, drawn=drawn)
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values, from which `RegionScores(**values)` is the same again."""
@@ -52,6 +66,7 @@ def score_regions(
     people: Sequence[Integer[np.ndarray, "_ _"]],
     *,
     tolerance: float | int = TOLERANCE,
+    boundaries: Sequence[Bool[np.ndarray, "_ _"]] = (),
 ) -> RegionScores:
     """Compare a segmentation with the cuts of several people; numbers of regions mean nothing.
 
@@ -59,28 +74,38 @@ def score_regions(
         prediction: Segment of every pixel; undecided pixels are a segment like others.
         people: Region of every pixel, by each person.
         tolerance: How far a boundary may be off: a share of the diagonal, or pixels from 1 on.
+        boundaries: Thin boundaries of every person, where the data set has them; else those of
+            the regions are thinned.
 
     Raises:
-        InputError: Nobody cut the image, or the sizes differ.
+        InputError: Nobody cut the image, the sizes differ, or boundaries are missing.
 
     Example:
         >>> halves = np.repeat([[0, 1]], 4, axis=0).repeat(2, axis=1)
         >>> found = score_regions(halves, [halves + 7, np.zeros_like(halves)])
-        >>> found.covering, found.voi, found.boundary_truth
-        ((1.0, 0.5), (0.0, 1.0), (4, 0))
+        >>> found.covering, found.voi, found.boundary_truth, found.boundaries.f
+        ((1.0, 0.5), (0.0, 1.0), (4, 0), 1.0)
     """
-    wrong = [one.shape for one in people if one.shape != prediction.shape]
+    wrong = [one.shape for one in [*people, *boundaries] if one.shape != prediction.shape]
     if not people or wrong:
         raise InputError(
             "there must be cuts of the size of the segmentation",
             got=f"{wrong[0]} and {prediction.shape}" if wrong else "none",
             remedy="resize the segmentation: segmentation.resize(truth.shape)",
         )
+    if boundaries and len(boundaries) != len(people):
+        raise InputError(
+            "every person's regions must have boundaries",
+            got=f"{len(boundaries)} boundaries of {len(people)} people",
+            remedy="leave boundaries out: they are made of the regions",
+        )
     within = tolerance if tolerance >= 1 else tolerance * math.hypot(*prediction.shape)
     drawn = region_boundary(prediction)
     near_drawn = _near(drawn, within)
     tables = [_overlaps(one, prediction) for one in people]
     edges = [region_boundary(one) for one in people]
+    thin = boundaries or [thin_boundary(one) for one in edges]
+    counts = count_boundaries(thin_boundary(drawn), thin, within)
     return RegionScores(
         covering=tuple(map(covering, tables)),
         rand=tuple(map(rand_index, tables)),
@@ -90,6 +115,7 @@ def score_regions(
         boundary_right=tuple(int(np.count_nonzero(drawn & _near(one, within))) for one in edges),
         boundary_drawn=int(np.count_nonzero(drawn)),
         segments=tables[0].shape[1],
+        matched=(counts.found, counts.truth, counts.right, counts.drawn),
     )
 
 
@@ -97,7 +123,9 @@ def mean_regions(scores: Iterable[RegionScores]) -> dict[str, float]:
     """Return the figures of many images; the order of the images makes no difference.
 
     Covering, Rand index and variation of information are means over people, then over images;
-    boundaries are counted over all of them.
+    boundaries are counted over all of them. `f` is of boundaries matched one to one. Scores of one
+    segmentation an image have one scale, so that F is ODS and OIS at once; for several see
+    `best_regions`.
 
     Example:
         >>> one, other = np.zeros((4, 4), int), np.eye(4, dtype=int)
@@ -120,11 +148,46 @@ def mean_regions(scores: Iterable[RegionScores]) -> dict[str, float]:
         "voi": math.fsum(_mean(one.voi) for one in rows) / n,
         "boundary_recall": recall,
         "boundary_precision": precision,
+        **_f_figures(sum((one.boundaries for one in rows), BoundaryCounts())),
         "segments": math.fsum(one.segments for one in rows) / n,
     }
 
 
-_FIGURES = ("covering", "rand", "voi", "boundary_recall", "boundary_precision", "segments")
+def best_regions(images: Iterable[Sequence[RegionScores]]) -> tuple[dict[str, float], int]:
+    """Return the figures of images that were cut at several scales, and the best scale's number.
+
+    All figures are of the scale whose F is best for the data set (ODS), but for `ois`: there each
+    image has its own best scale. With one scale `ods` and `ois` are that scale's F.
+
+    Args:
+        images: Scores of each scale, for every image in the same order of scales.
+
+    Raises:
+        InputError: There are no images or scales, or images have unlike numbers of them.
+
+    Example:
+        >>> two, one = np.repeat([[0, 0, 1, 1]], 4, axis=0), np.zeros((4, 4), dtype=int)
+        >>> rows = [[score_regions(cut, [two]) for cut in (one, two)]]
+        >>> figures, scale = best_regions(rows)
+        >>> scale, figures["ods"], figures["ois"], figures["covering"]
+        (1, 1.0, 1.0, 1.0)
+    """
+    rows = [tuple(one) for one in images]
+    best = find_best_scales([one.boundaries for one in row] for row in rows)
+    figures = mean_regions(row[best.scale] for row in rows)
+    # After F, before what is not of boundaries.
+    segments = figures.pop("segments")
+    return figures | {"ods": best.ods.f, "ois": best.ois.f, "segments": segments}, best.scale
+
+
+def _f_figures(counts: BoundaryCounts) -> dict[str, float]:
+    return {"f": counts.f, "f_recall": counts.recall, "f_precision": counts.precision}
+
+
+_FIGURES = (
+    *("covering", "rand", "voi", "boundary_recall", "boundary_precision"),
+    *("f", "f_recall", "f_precision", "segments"),
+)
 
 
 def covering(table: Int64[np.ndarray, "r s"]) -> float:

@@ -71,6 +71,12 @@ class VideoReport:
             for one in AVERAGES
             if f"miou_{one}" in self.metrics
         ]
+        told = (
+            f"counts of all frames together, averaging rule `{self.average}`. By each rule: "
+            + ", ".join(rules)
+            if rules
+            else "none, and no averaging rule; objects have no classes"
+        )
         classes = [(name, percent(one)) for name, one in self.per_class.items() if one is not None]
         videos = [(name, percent(one)) for name, one in self.per_video.items()]
         return "\n".join(
@@ -82,7 +88,7 @@ class VideoReport:
                 "",
                 f"- Protocol: {self.protocol}.",
                 f"- {oracle_line(self.oracles)}",
-                *([f"- mIoU by rule: {', '.join(rules)}."] if rules else []),
+                f"- mIoU: {told}.",
                 *(f"- Note: {one}." for one in self.notes),
                 f"- Model: {weights_line(self.model)}.",
                 "- Settings: " + ", ".join(f"{k}={v!r}" for k, v in self.parameters.items()) + ".",
