@@ -22,7 +22,7 @@ from diffuseg.image import Image, read_image, working_hw
 from diffuseg.methods import Method, Needs
 from diffuseg.methods.nouns import Caption
 from diffuseg.models import find_captioner, model_name
-from diffuseg.prompts import ClassName
+from diffuseg.prompts import ClassName, parse_classes
 from diffuseg.result import Segmentation
 
 
@@ -177,6 +177,21 @@ class Segmenter:
             for i, one in zip(silent, found, strict=True):
                 words[i] = one
         return words
+
+    def _asked(
+        self, images: Sequence[Image], classes: Sequence[object] | None
+    ) -> list[tuple[ClassName, ...] | None]:
+        """The classes of every image, for methods that know no other words."""
+        named = list(classes or [None] * len(images))
+        if len(named) != len(images):
+            raise InputError(
+                "there must be one class list for every image",
+                got=f"{len(named)} class lists for {len(images)} images",
+                remedy="give None for an image without",
+            )
+        asked = [self.classes if one is None else parse_classes(one) for one in named]
+        words = [Words(classes=one) for one in asked]
+        return [one.classes for one in self._kept(images, words)]
 
     def _kept(self, images: Sequence[Image], words: list[Words]) -> list[Words]:
         """What is looked for in every image: of its classes, those the filter keeps."""

@@ -24,7 +24,8 @@ from diffuseg.methods.ovdiff.explaining import Reason, Winners, reasons, support
 from diffuseg.methods.ovdiff.prototypes import INSTANCE
 from diffuseg.methods.ovdiff.windows import Box
 from diffuseg.ovdiff.entries import KINDS, BankEntry
-from diffuseg.ovdiff.segmenter import BankSegmenter, View
+from diffuseg.ovdiff.segmenter import BankSegmenter
+from diffuseg.ovdiff.views import View
 from diffuseg.palettes import color_of
 from diffuseg.render import strip
 from diffuseg.result import Segmentation

@@ -18,12 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffuseg.asking import Words
 from diffuseg.attention import AttentionRecord
 from diffuseg.errors import InputError
 from diffuseg.image import Image, read_image
 from diffuseg.methods.ovdiff import OVDiff
-from diffuseg.methods.ovdiff.matching import ABSENT, Vocabulary, assemble, label_scores, match
+from diffuseg.methods.ovdiff.matching import ABSENT, label_scores, match
 from diffuseg.methods.ovdiff.windows import Box, Merge, window_boxes
 from diffuseg.methods.pamr import pamr
 from diffuseg.methods.settings import given
@@ -33,7 +32,15 @@ from diffuseg.ovdiff.bank import Bank
 from diffuseg.ovdiff.choosing import Prefilter
 from diffuseg.ovdiff.extractors import Extractor, Picture, find_extractors, find_proposer, lanczos
 from diffuseg.ovdiff.recipe import kept_settings, make_recipe
-from diffuseg.ovdiff.things_stuff import Overrides, is_stuff, prompt_name
+from diffuseg.ovdiff.things_stuff import Overrides
+from diffuseg.ovdiff.views import (
+    BACKGROUND,
+    Listed,
+    View,
+    check_background,
+    list_classes,
+    stored_name,
+)
 from diffuseg.prompts import ClassName, parse_classes
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
@@ -41,57 +48,11 @@ from diffuseg.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
 
-BACKGROUND = "background"
-"""Name of what is none of the classes."""
-
 # Windows whose features are held at once: of Stable Diffusion 1.x each takes 126 MB.
 _BATCH = 8
 
 # Vocabularies put together that are kept.
 _KEPT = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Listed:
-    """A list of classes, ready to be compared with.
-
-    Attributes:
-        names: As results have them.
-        stored: As the bank has them.
-        texts: As CLIP is asked for them.
-        stuff: Which are stuff.
-        vocabularies: By extractor.
-    """
-
-    names: tuple[str, ...]
-    stored: tuple[str, ...]
-    texts: tuple[str, ...]
-    stuff: tuple[bool, ...]
-    vocabularies: Mapping[str, Vocabulary]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class View:
-    """A picture, the classes it is compared with, and where it is looked at.
-
-    Attributes:
-        image: As the user gave it.
-        pixels: As windows are cut from it.
-        listed: All classes.
-        selected: Numbers of those the pre-filter left.
-        boxes: Windows, and how often each counts.
-    """
-
-    image: Image
-    pixels: Picture
-    listed: Listed
-    selected: tuple[int, ...]
-    boxes: Mapping[Box, int]
-
-    @property
-    def hw(self) -> tuple[int, int]:
-        """Height and width of what windows are cut from."""
-        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,18 +171,7 @@ class BankSegmenter(Segmenter):
                 remedy="name classes instead",
             )
         held = [read_image(image) for image in images]
-        named = list(classes or [None] * len(held))
-        if len(named) != len(held):
-            raise InputError(
-                "there must be one class list for every image",
-                got=f"{len(named)} class lists for {len(held)} images",
-                remedy="give None for an image without",
-            )
-        asked = [self.classes if one is None else parse_classes(one) for one in named]
-        if self.class_filter is not None:
-            words = [Words(classes=one) for one in asked]
-            asked = [one.classes for one in self._kept(held, words)]
-        listed = [self._listed(one) for one in asked]
+        listed = [self._listed(one) for one in self._asked(held, classes)]
         pixels = [self._brought(image) for image in held]
         return [
             View(
@@ -304,46 +254,25 @@ class BankSegmenter(Segmenter):
         if key in self.lists:
             self.lists.move_to_end(key)
             return self.lists[key]
-        names = tuple(one.name for one in classes)
-        if method.background != "none" and BACKGROUND in names:
-            raise InputError(
-                "the background is either a class of yours or found from the scores",
-                got=f"the class {BACKGROUND!r} and background={method.background!r}",
-                remedy='leave the class out, or use background="none"',
-            )
+        check_background(classes, method)
         self._add_missing(classes)
-        stored = tuple(self._stored_name(one) for one in classes)
-        entries = [self.bank.get(name) for name in stored]
-        corrected = method.profile == "default"
-        stuff = is_stuff(classes, overrides=self.stuff, embed=self.embed, corrected=corrected)
-        listed = Listed(
-            names=names,
-            stored=stored,
-            texts=tuple(prompt_name(name) for name in names),
-            stuff=stuff,
-            vocabularies={
-                name: assemble(
-                    [entry.prototypes[name] for entry in entries],
-                    stuff,
-                    kinds=kinds,
-                    stuff_threshold=least,
-                ).to(self.model.device)
-                for name in self.extractors
-            },
+        listed = list_classes(
+            classes,
+            self.bank,
+            method,
+            tuple(self.extractors),
+            stuff=self.stuff,
+            embed=self.embed,
+            device=self.model.device,
         )
         self.lists[key] = listed
         while len(self.lists) > _KEPT:
             self.lists.popitem(last=False)
         return listed
 
-    def _stored_name(self, one: ClassName) -> str:
-        """What the bank has a class under: its name, or else a synonym."""
-        there = [word for word in one.words if not self.bank.missing([word])]
-        return there[0] if there else one.name
-
     def _add_missing(self, classes: Sequence[ClassName]) -> None:
         """Draw what is missing, where the bank is the library's own."""
-        missing = [one for one in classes if self.bank.missing([self._stored_name(one)])]
+        missing = [one for one in classes if self.bank.missing([stored_name(self.bank, one)])]
         if self.settings.bank is not None or not missing:
             return
         from diffuseg.ovdiff.building import build_bank
