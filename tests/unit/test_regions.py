@@ -131,6 +131,7 @@ def test_people_agree_more_than_with_one_segment_or_with_one_a_pixel():
     assert best["covering"] > one["covering"] > many["covering"]
     assert best["rand"] > max(one["rand"], many["rand"])
     assert best["voi"] < min(one["voi"], many["voi"])
-    assert best["boundary_recall"] > 0.5
+    assert best["boundary_recall"] > best["f_recall"] > 0.5
+    assert best["f"] > 0.5 > many["f"] >= one["f"] == 0
     assert (one["boundary_recall"], many["boundary_recall"]) == (0, 1)
     assert many["boundary_precision"] < 0.5 < best["boundary_precision"]
