@@ -22,7 +22,14 @@ from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_
 from diffuseg.methods.edges import follow_edges
 from diffuseg.methods.labelling import take_highest
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.methods.settings import (
+    check_settings,
+    given,
+    level_rule,
+    recorded_preset,
+    weight_rules,
+    with_preset,
+)
 from diffuseg.prompts import TEMPLATE
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
@@ -320,17 +327,8 @@ def _check(method: Attend) -> None:
             "timestep must be 0 or more",
             method.timestep,
         ),
-        (levels is None or min(levels, default=0) > 0, "levels must be 1 or more", levels),
-        (
-            weights is None or (min(weights, default=-1) >= 0 and any(weights)),
-            "weights must not be negative, nor all zero",
-            weights,
-        ),
-        (
-            weights is None or levels is None or len(weights) == len(levels),
-            "there must be one weight a level",
-            f"levels {levels}, weights {weights}",
-        ),
+        level_rule(levels),
+        *weight_rules(weights, levels),
         (method.refine is None or method.refine >= 0, "refine must be 0 or more", method.refine),
         (method.temperature > 0, "temperature must be positive", method.temperature),
         (

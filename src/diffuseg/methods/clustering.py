@@ -20,7 +20,13 @@ from diffuseg.errors import InputError
 from diffuseg.methods.divergence import mean_of
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.methods.settings import (
+    check_settings,
+    given,
+    recorded_preset,
+    weight_rules,
+    with_preset,
+)
 from diffuseg.methods.suppression import Assign, rate_cells, suppress
 from diffuseg.result import Segmentation
 
@@ -68,11 +74,7 @@ class Clustering(ABC):
                 "timestep must be 0 or more",
                 self.timestep,
             ),
-            (
-                weights is None or (min(weights, default=-1) >= 0 and any(weights)),
-                "weights must not be negative, nor all zero",
-                weights,
-            ),
+            *weight_rules(weights),
         )
 
     def needs(self, model: Model) -> Needs:

@@ -18,7 +18,13 @@ from diffuseg.methods.divergence import Precision
 from diffuseg.methods.fusing import Weighting, fuse_record, without_weights
 from diffuseg.methods.merging import Tau, merge, refine_maps
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.methods.settings import (
+    check_settings,
+    given,
+    recorded_preset,
+    weight_rules,
+    with_preset,
+)
 from diffuseg.methods.suppression import Assign, rate_cells, suppress
 from diffuseg.result import Segmentation
 
@@ -214,11 +220,7 @@ def _check(method: DiffSeg) -> None:
             "timestep must be 0 or more",
             method.timestep,
         ),
-        (
-            weights is None or (min(weights, default=-1) >= 0 and any(weights)),
-            "weights must not be negative, nor all zero",
-            weights,
-        ),
+        *weight_rules(weights),
         (
             method.anchors is None or method.anchors >= 1,
             "anchors must be 1 or more",

@@ -23,7 +23,14 @@ from diffuseg.methods.choosing import choose_cross, choose_self, matches, weigh_
 from diffuseg.methods.completing import complete, fuse_levels
 from diffuseg.methods.edges import follow_edges
 from diffuseg.methods.needs import Model, Needs
-from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.methods.settings import (
+    check_settings,
+    given,
+    level_rule,
+    recorded_preset,
+    weight_rules,
+    with_preset,
+)
 from diffuseg.methods.wording import PREFIXES
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
@@ -338,17 +345,8 @@ def _check(method: DiffSegmenter) -> None:
             "timesteps must be 0 or more, each named once",
             steps,
         ),
-        (levels is None or min(levels, default=0) > 0, "levels must be 1 or more", levels),
-        (
-            numbers is None or (min(numbers, default=-1) >= 0 and any(numbers)),
-            "weights must not be negative, nor all zero",
-            weights,
-        ),
-        (
-            numbers is None or levels is None or len(numbers) == len(levels),
-            "there must be one weight a level",
-            f"levels {levels}, weights {weights}",
-        ),
+        level_rule(levels),
+        *weight_rules(numbers, levels),
         (method.power is None or method.power >= 0, "power must be 0 or more", method.power),
         (
             method.emphasis is None or (isfinite(method.emphasis) and method.emphasis >= 0),

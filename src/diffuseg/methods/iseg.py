@@ -32,7 +32,14 @@ from diffuseg.methods.iseg_profiles import ISEG_PRESETS, Profile, profile_texts
 from diffuseg.methods.labelling import Background, enlarged, label_planes
 from diffuseg.methods.needs import Model, Needs
 from diffuseg.methods.refinement import LogBase, code_units, minsum, reduce_entropy, refine
-from diffuseg.methods.settings import check_settings, given, recorded_preset, with_preset
+from diffuseg.methods.settings import (
+    check_settings,
+    given,
+    level_rule,
+    recorded_preset,
+    weight_rules,
+    with_preset,
+)
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 
@@ -289,10 +296,6 @@ def _spread(
     return minsum(maps) if method.normalise == "sum" else maps
 
 
-def _not_negative(values: tuple[float, ...] | None) -> bool:
-    return values is None or (min(values, default=-1) >= 0 and any(values))
-
-
 def _heads_fit(heads: object) -> bool:
     return not isinstance(heads, tuple) or (bool(heads) and min(heads) >= 0)
 
@@ -317,18 +320,13 @@ def _check(method: ISeg) -> None:
             method.timestep,
         ),
         (method.gamma is None or method.gamma >= 0, "gamma must be 0 or more", method.gamma),
-        (levels is None or min(levels, default=0) > 0, "levels must be 1 or more", levels),
+        level_rule(levels),
         (
             levels is None or len(set(levels)) == len(levels),
             "every level must be named once",
             levels,
         ),
-        (_not_negative(weights), "weights must not be negative, nor all zero", weights),
-        (
-            weights is None or levels is None or len(weights) == len(levels),
-            "there must be one weight a level",
-            f"levels {levels}, weights {weights}",
-        ),
+        *weight_rules(weights, levels),
         (_heads_fit(method.heads), "heads are numbers from 0", method.heads),
         (_heads_fit(method.self_heads), "self_heads are numbers from 0", method.self_heads),
         (

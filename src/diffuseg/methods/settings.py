@@ -13,6 +13,9 @@ from diffuseg.errors import InputError
 M = TypeVar("M")
 T = TypeVar("T")
 
+Rule = tuple[bool, str, object]
+"""Whether it holds, what it says, what there is instead."""
+
 
 def with_settings(method: M, settings: Mapping[str, object]) -> M:
     """Return the method with fields replaced, each checked against the field's type.
@@ -100,8 +103,8 @@ def given(value: T | None) -> T:
     return value
 
 
-def check_settings(*rules: tuple[bool, str, object]) -> None:
-    """Make sure rules hold: (whether it does, what it says, what there is instead) each.
+def check_settings(*rules: Rule) -> None:
+    """Make sure rules hold.
 
     Raises:
         InputError: For the first that does not.
@@ -114,6 +117,39 @@ def check_settings(*rules: tuple[bool, str, object]) -> None:
             raise InputError(
                 expected, got=got, remedy="change the setting, or leave it out for the model's own"
             )
+
+
+def level_rule(levels: Sequence[int] | None) -> Rule:
+    """The rule for resolutions, given as side of the latent divided by side of the grid.
+
+    Example:
+        >>> level_rule((1, 0))[0]
+        False
+    """
+    return levels is None or min(levels, default=0) > 0, "levels must be 1 or more", levels
+
+
+def weight_rules(
+    weights: Sequence[float] | None, levels: Sequence[int] | None = None
+) -> tuple[Rule, Rule]:
+    """The rules for what resolutions count, and for one such number a resolution.
+
+    Example:
+        >>> [holds for holds, _, _ in weight_rules((1.0, 0.0), (2,))]
+        [True, False]
+    """
+    return (
+        (
+            weights is None or (min(weights, default=-1) >= 0 and any(weights)),
+            "weights must not be negative, nor all zero",
+            weights,
+        ),
+        (
+            weights is None or levels is None or len(weights) == len(levels),
+            "there must be one weight a level",
+            f"levels {levels}, weights {weights}",
+        ),
+    )
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
