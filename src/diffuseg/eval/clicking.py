@@ -21,8 +21,8 @@ from jaxtyping import Bool
 
 from diffuseg.api import check_number, find_model
 from diffuseg.errors import InputError
-from diffuseg.eval.datasets import Dataset, Sample, open_dataset
-from diffuseg.eval.runner import identify, plain_fields
+from diffuseg.eval.datasets import Dataset, Sample
+from diffuseg.eval.runner import find_dataset, identify, plain_fields
 from diffuseg.files import atomic_path
 from diffuseg.interaction import interact
 from diffuseg.journal import extend_journal, read_journal, write_journal
@@ -184,12 +184,7 @@ def evaluate_clicks(
         (0.66, 0.79, 0.83)
     """
     check_number("clicks", clicks, least=1)
-    data = (
-        open_dataset(dataset, split=split, seed=seed, limit=limit)
-        if isinstance(dataset, str)
-        else dataset
-    )
-    n_images = len(data) if limit is None else min(limit, len(data))
+    data, n_images = find_dataset(dataset, split=split, seed=seed, limit=limit)
     loaded, chosen = find_model(model), method or Interactive()
     identity = identify(loaded)
     config: dict[str, object] = {"noise_seed": noise_seed, "size": size}
