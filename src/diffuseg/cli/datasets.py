@@ -23,6 +23,7 @@ from diffuseg.cli.options import (
 from diffuseg.cli.terminal import (
     FAILED,
     print_json,
+    print_markdown,
     print_table,
     progress_bar,
     show_logs,
@@ -118,9 +119,7 @@ def evaluate_regions(
     if as_json:
         stdout().print(found.to_json(), markup=False, end="")
     elif not quiet:
-        from rich.markdown import Markdown
-
-        stdout().print(Markdown(found.to_markdown()))
+        print_markdown(found.to_markdown())
 
 
 def _list(facts: "list[DatasetFacts]", as_json: bool) -> None:

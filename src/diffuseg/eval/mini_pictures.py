@@ -29,6 +29,8 @@ SIZES: tuple[tuple[int, int], ...] = (
 _EDGE = 2  # pixels on either side of a border that belong to it
 _SHEET = 24
 
+_PAPER_LEVELS, _PAPER_WEIGHTS = (8, 4, 2, 1), (0.3, 0.5, 0.1, 0.1)  # DiffSegmenter's
+
 Progress = Callable[[int, int], None]
 
 
@@ -75,18 +77,26 @@ def measure_attend(
     Returns:
         "preset", "plain" and "completed" (no product, one product with the finest self-attention,
         all else as in the preset), each with miou, miou_things, miou_stuff, acc. "gain": of the one
-        product, in mIoU. "settings": the preset.
+        product, in mIoU. "settings": the preset. "paper_plain", "paper_completed", "paper_gain":
+        the same with DiffSegmenter's levels and weights, which are coarse.
     """
     preset = dict(model.preset.get("attend", {}))
     usual = int(str(preset.get("refine") or 0))
     times = sorted({0, 1, usual})
+    grid: list[dict[str, object]] = [{"refine": count} for count in times]
+    paper = {"levels": _PAPER_LEVELS, "weights": _PAPER_WEIGHTS}
+    grid += [{**paper, "refine": count} for count in (0, 1)]
     found = sweep(
-        "scenes", {"refine": list(times)}, model=model, limit=number, seed=seed, report=report,
-        progress=progress,
-    )  # fmt: skip
+        "scenes", grid, model=model, limit=number, seed=seed, report=report, progress=progress
+    )
     names = ("miou", "miou_things", "miou_stuff", "acc")
-    figures = {row["settings"]["refine"]: {name: row[name] for name in names} for row in found.rows}
+    rows = [(row["settings"], {name: row[name] for name in names}) for row in found.rows]
+    figures = {one["refine"]: row for one, row in rows if "weights" not in one}
+    coarse = {one["refine"]: row for one, row in rows if "weights" in one}
     return {
+        "paper_plain": coarse[0],
+        "paper_completed": coarse[1],
+        "paper_gain": coarse[1]["miou"] - coarse[0]["miou"],
         "preset": figures[usual],
         "plain": figures[0],
         "completed": figures[1],

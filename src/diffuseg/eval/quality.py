@@ -69,6 +69,8 @@ AIMS: tuple[Aim, ...] = (
     Aim(label="attend, pixel accuracy", path="attend.preset.acc"),
     Aim(label="attend without completion, mIoU", path="attend.plain.miou"),
     Aim(label="gain by completion, mIoU", path="attend.gain", least=0.05, unit=POINTS),
+    Aim(label="attend with DiffSegmenter's levels, mIoU", path="attend.paper_plain.miou"),
+    Aim(label="gain by completion there, mIoU", path="attend.paper_gain", least=0.05, unit=POINTS),
     Aim(label="divergence of pixels of two objects", path="sharpness.ratio", unit=RATIO),
     Aim(label="pairs of pixels told apart by it", path="sharpness.separated"),
     Aim(label="probe of U-Net queries, mIoU", path="unet_probe.miou", least=0.60),

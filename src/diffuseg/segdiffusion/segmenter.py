@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffuseg import ops
-from diffuseg.asking import Words
 from diffuseg.attention import AttentionRecord
 from diffuseg.backbones import TextEmbedding
 from diffuseg.errors import InputError
@@ -37,7 +36,7 @@ from diffuseg.methods.segdiffusion.sampling import denoise_masks
 from diffuseg.methods.segdiffusion.schedule import Schedule, one_step_latents
 from diffuseg.methods.settings import given
 from diffuseg.models import model_name
-from diffuseg.prompts import ClassName, parse_classes
+from diffuseg.prompts import ClassName
 from diffuseg.provenance import Provenance
 from diffuseg.result import Segmentation
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
@@ -141,19 +140,8 @@ class MaskSegmenter(Segmenter):
                 "Seg-diffusion looks for classes", got="a caption", remedy="name classes instead"
             )
         held = [read_image(image) for image in images]
-        named = list(classes or [None] * len(held))
-        if len(named) != len(held):
-            raise InputError(
-                "there must be one class list for every image",
-                got=f"{len(named)} class lists for {len(held)} images",
-                remedy="give None for an image without",
-            )
-        asked = [self.classes if one is None else parse_classes(one) for one in named]
-        if self.class_filter is not None:
-            words = [Words(classes=one) for one in asked]
-            asked = [one.classes for one in self._kept(held, words)]
         views = []
-        for image, one in zip(held, asked, strict=True):
+        for image, one in zip(held, self._asked(held, classes), strict=True):
             hw = fitted_hw(image.hw, given(self.settings.side))
             scale = self.model.scale
             known, prompts, owners = self._prompts(one)

@@ -74,8 +74,8 @@ PRESET: Mapping[str, object] = {
     "attention": 0.3,
     "attention_new": 0.6,
 }
-"""Written into the folder: every pixel of a scene has a class. Chosen on validation scenes, as `kept`
-was."""
+"""Written into the folder: every pixel of a scene has a class. Chosen on validation scenes, as
+`kept` was."""
 
 
 def train_mini_seg(
