@@ -20,6 +20,8 @@ Marks in README.md, docs/**/*.md and the miniature's card, HTML comments that re
     <!-- video: crf --> … <!-- /video -->    of `scripts/video_tables.py`: a table of VidSeg's paper
     <!-- video: runs --> … <!-- /video -->   the same: with what
     <!-- leaderboard --> … <!-- /leaderboard -->   all stored reports of Scenes, a table a protocol
+    <!-- masks: curves steps --> … <!-- /masks -->   of `scripts/mask_curves.py`
+    <!-- pairs: NAME --> … <!-- /pairs -->   of `scripts/unseen_pairs.py`
     <!-- regions --> … <!-- /regions -->   docs/assets/regions, of `diffuseg evaluate-regions`
 
 The files under docs/assets are `report.json` as `diffuseg evaluate --report` writes it; the
@@ -128,6 +130,7 @@ def filled(text: str, *, assets: Path = ASSETS) -> str:
     text = _replaced(text, "leaderboard", lambda _: f"\n\n{_leaderboard(assets)}\n\n")
     text = _replaced(text, "regions", lambda _: f"\n\n{_regions(assets)}\n\n")
     text = _replaced(text, "masks", lambda given: f"\n\n{_masks(given, assets)}\n\n")
+    text = _replaced(text, "pairs", lambda given: f"\n\n{_pairs(given, assets)}\n\n")
     text = _replaced(text, "picture", lambda given: f"\n\n{_picture(given, assets)}\n\n")
     for name, make in _CARD.items():
         text = _replaced(text, name, lambda _, make=make: f"\n\n{make()}\n\n")
@@ -256,6 +259,15 @@ def _masks(given: str, assets: Path) -> str:
     label = (lambda one: f"{one}: ") if len(held) > 1 else (lambda _: "")
     head = (kind, *(f"{label(model)}{groups[group]}" for model in held for group in asked))
     return table(head, mask_table(held, kind))
+
+
+def _pairs(given: str, assets: Path) -> str:
+    """A table of `scripts/unseen_pairs.py`: things by what of them was trained on."""
+    held = load(assets / "masks" / f"{given}.json")
+    if held is None:
+        return PENDING
+    rows = [(label, f"{100 * row['iou']:.1f}", str(row["things"])) for label, row in held.items()]
+    return table(("of the thing", "mean IoU", "things"), rows)
 
 
 def _quality() -> str:

@@ -71,7 +71,7 @@ def describe_run(
         base=base_name(model),
         data=describe_data(merged),
         scheduler=scheduler,
-        start=str(begun.folder.resolve()) if begun else None,
+        start=begun.folder.resolve().name if begun else None,
     )
 
 

@@ -30,7 +30,7 @@ class RunFacts:
         base: The model it began from.
         data: The data set, see `data_key`.
         scheduler: Configuration of the scheduler masks are denoised with.
-        start: The folder its weights began from, if not the base's.
+        start: Name of the folder its weights began from, if not the base's; it may be moved.
         step: Updates done.
         best: Highest mIoU of a validation, None before the first.
         best_step: When that was.
