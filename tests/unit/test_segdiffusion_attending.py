@@ -1,6 +1,7 @@
 """The base model's attention beside the masks of an adapter of it."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def model(root):
 
 
 @pytest.fixture(scope="module")
-def parts(model, root):
+def parts(model, root) -> Any:
     """The scores of masks alone, and of attention alone: pictures of the size both work at."""
     masks = open_segmenter(model, QUICK, list(NAMES), keep_scores=True)(PICTURE).scores
     attend = Attend(normalise="minmax")
@@ -43,7 +44,7 @@ def parts(model, root):
     return masks, base(PICTURE).scores
 
 
-def scores(model, classes=NAMES, **settings):
+def scores(model, classes=NAMES, **settings) -> Any:
     find = open_segmenter(model, replace(QUICK, **settings), list(classes), keep_scores=True)
     assert find.attending is not None
     # Of the folder, which says no size, the base would take 512 pixels.
