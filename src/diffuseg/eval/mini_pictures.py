@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from diffuseg import render
+from diffuseg.attention import layers_of
 from diffuseg.backbones import Diffusion
 from diffuseg.backbones.clip import Clip
 from diffuseg.eval.datasets import SceneSet
@@ -29,7 +30,7 @@ SIZES: tuple[tuple[int, int], ...] = (
 _EDGE = 2  # pixels on either side of a border that belong to it
 _SHEET = 24
 
-_PAPER_LEVELS, _PAPER_WEIGHTS = (8, 4, 2, 1), (0.3, 0.5, 0.1, 0.1)  # DiffSegmenter's
+_PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # DiffSegmenter's, by level
 
 Progress = Callable[[int, int], None]
 
@@ -84,8 +85,10 @@ def measure_attend(
     usual = int(str(preset.get("refine") or 0))
     times = sorted({0, 1, usual})
     grid: list[dict[str, object]] = [{"refine": count} for count in times]
-    paper = {"levels": _PAPER_LEVELS, "weights": _PAPER_WEIGHTS}
-    grid += [{**paper, "refine": count} for count in (0, 1)]
+    there = {one.factor for one in layers_of(model.unet) if one.kind == "cross"}
+    paper = {level: weight for level, weight in _PAPER_WEIGHTS.items() if level in there}
+    coarse_maps = {"levels": tuple(paper), "weights": tuple(paper.values())}
+    grid += [{**coarse_maps, "refine": count} for count in (0, 1)]
     found = sweep(
         "scenes", grid, model=model, limit=number, seed=seed, report=report, progress=progress
     )
