@@ -25,6 +25,7 @@ def originals(tmp_path_factory):
     return {
         "sd15": folders.write_sd15(root / "sd15"),
         "sdxl": folders.write_sdxl(root / "sdxl"),
+        "mini": folders.write_mini(root / "mini"),
     }
 
 
