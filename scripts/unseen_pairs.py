@@ -35,6 +35,7 @@ def main() -> None:
 
 def measure(report: Path, without: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Mean IoU of single things, and how many, by what of them was trained on."""
+    from diffuseg.eval.metrics import ConfusionMatrix
     from diffuseg.journal import read_journal
     from diffuseg.world import Scenes
 
@@ -45,15 +46,11 @@ def measure(report: Path, without: tuple[str, ...]) -> dict[str, dict[str, float
         "pair trained on": [], "pair never trained on": [], "kind never trained on": []
     }  # fmt: skip
     for row in rows:
-        counts = np.zeros((len(facts["classes"]),) * 2, dtype=np.int64)
-        for truth, predicted, pixels in row["counts"]:
-            counts[truth, predicted] = pixels
+        iou = ConfusionMatrix(len(facts["classes"])).with_row(row).iou()
         for thing in scenes[row["index"]].things:
-            one = facts["classes"].index(thing.kind)
-            union = counts[one].sum() + counts[:, one].sum() - counts[one, one]
             label = "pair never trained on" if thing.held_out else "pair trained on"
             label = "kind never trained on" if thing.kind in without else label
-            found[label].append(counts[one, one] / union)
+            found[label].append(float(iou[facts["classes"].index(thing.kind)]))
     return {
         label: {"iou": round(float(np.mean(values)), 6), "things": len(values)}
         for label, values in found.items()

@@ -13,30 +13,7 @@ from diffuseg.backbones import Diffusion, StableDiffusion, load
 from diffuseg.errors import InputError
 from diffuseg.prompts import ClassPrompts, build_prompts
 from diffuseg.segdiffusion.autoencoder import decode_channel, encode_pixels
-from support.pipelines import KINDS, picture, pipelines_of, write_homes
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory):
-    """One folder of each kind."""
-    return write_homes(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def models(homes):
-    """Each of them loaded."""
-    return {kind: load(home, device="cpu") for kind, home in homes.items()}
-
-
-@pytest.fixture(scope="module")
-def pipes(homes, models):
-    return pipelines_of(homes, models)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
-
+from support.pipelines import KINDS, picture
 
 # -- what a model is ------------------------------------------------------------------------------
 

@@ -11,30 +11,7 @@ from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
 from diffuseg.backbones import TextEmbedding, load, seeded_noise
 from diffuseg.backbones.sampling import cumulative_alphas
 from diffuseg.errors import InputError, WeightsError
-from support.pipelines import KINDS, pipelines_of, write_homes
 from support.refusal import refused
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory):
-    """One folder of each kind."""
-    return write_homes(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def models(homes):
-    """Each of them loaded."""
-    return {kind: load(home, device="cpu") for kind, home in homes.items()}
-
-
-@pytest.fixture(scope="module")
-def pipes(homes, models):
-    return pipelines_of(homes, models)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
 
 
 def reference(pipe, prompts, *, seeds, **options) -> torch.Tensor:

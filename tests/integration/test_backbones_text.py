@@ -3,35 +3,12 @@
 import pytest
 import torch
 
-from diffuseg.backbones import TextEmbedding, load
+from diffuseg.backbones import TextEmbedding
 from diffuseg.backbones.text import reweight
 from diffuseg.errors import InputError
 from diffuseg.prompts import build_prompts
 from support import folders
-from support.pipelines import KINDS, pipelines_of, write_homes
 from support.refusal import refused
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory):
-    """One folder of each kind."""
-    return write_homes(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def models(homes):
-    """Each of them loaded."""
-    return {kind: load(home, device="cpu") for kind, home in homes.items()}
-
-
-@pytest.fixture(scope="module")
-def pipes(homes, models):
-    return pipelines_of(homes, models)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
 
 
 def test_embed_is_the_pipeline_s(models, pipes, kind):

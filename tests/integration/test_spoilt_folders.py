@@ -19,22 +19,6 @@ from support.refusal import refused
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    root = tmp_path_factory.mktemp("originals")
-    return {
-        "sd15": folders.write_sd15(root / "sd15"),
-        "sdxl": folders.write_sdxl(root / "sdxl"),
-        "mini": folders.write_mini(root / "mini"),
-    }
-
-
-@pytest.fixture
-def copy(originals, tmp_path):
-    """Copies one of the folders, to be spoilt."""
-    return lambda kind="sd15": Path(shutil.copytree(originals[kind], tmp_path / kind))
-
-
 def lose(name: str):
     def spoil(folder: Path) -> None:
         (folder / name).unlink()

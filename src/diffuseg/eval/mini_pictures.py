@@ -20,6 +20,7 @@ from diffuseg.eval.runner import evaluate
 from diffuseg.eval.sweep import sweep
 from diffuseg.files import atomic_path
 from diffuseg.image import Image, to_tensor
+from diffuseg.methods.choosing import LEVEL_WEIGHTS
 from diffuseg.world.scenes import Scene, Scenes
 
 SIZES: tuple[tuple[int, int], ...] = (
@@ -29,8 +30,6 @@ SIZES: tuple[tuple[int, int], ...] = (
 
 _EDGE = 2  # pixels on either side of a border that belong to it
 _SHEET = 24
-
-_PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # DiffSegmenter's, by level
 
 Progress = Callable[[int, int], None]
 
@@ -86,7 +85,7 @@ def measure_attend(
     times = sorted({0, 1, usual})
     grid: list[dict[str, object]] = [{"refine": count} for count in times]
     there = {one.factor for one in layers_of(model.unet) if one.kind == "cross"}
-    paper = {level: weight for level, weight in _PAPER_WEIGHTS.items() if level in there}
+    paper = {level: weight for level, weight in LEVEL_WEIGHTS.items() if level in there}
     coarse_maps = {"levels": tuple(paper), "weights": tuple(paper.values())}
     grid += [{**coarse_maps, "refine": count} for count in (0, 1)]
     found = sweep(
